@@ -1,0 +1,1 @@
+"""Sources, transforms and the loader: everything between a disk (or a seed) and a batch."""

@@ -1,0 +1,53 @@
+"""Sources of examples, by name."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+
+from ovseg_jax.errors import UserError
+
+# Imported when asked for, so that one source's needs are not everyone's.
+SOURCES = {
+    "shapes": "data_pipelines.sources.shapes:ShapesSource",
+    "folder": "data_pipelines.sources.folder:FolderSource",
+}
+
+
+def create_source(config: Mapping):
+    """Builds a source from its part of a config.
+
+    Args:
+      config: `name` (a key of SOURCES) and the keyword arguments of that class.
+
+    Returns:
+      An object with `__len__` and `__getitem__(index) -> dict` of numpy arrays and strings.
+
+    Raises:
+      UserError: for an unknown source, or an argument that the source lacks or misses.
+    """
+    arguments = dict(config)
+    name = arguments.pop("name", None)
+    if name not in SOURCES:
+        raise UserError(f"unknown data source {name!r}{_hint(str(name), SOURCES)}")
+    module, attribute = SOURCES[name].split(":")
+    source = getattr(importlib.import_module(module), attribute)
+    parameters = inspect.signature(source).parameters
+    for key in arguments:
+        if key not in parameters:
+            raise UserError(f"data source {name!r} takes no {key!r}{_hint(key, parameters)}")
+    missing = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty and key not in arguments
+    ]
+    if missing:
+        raise UserError(f"data source {name!r} needs {', '.join(map(repr, missing))}")
+    return source(**arguments)
+
+
+def _hint(word: str, known) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    if near:
+        return f", did you mean {near[0]!r}?"
+    return f", use one of {', '.join(sorted(known))}"

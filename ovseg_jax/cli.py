@@ -1,0 +1,142 @@
+"""The `ovseg` command: thin, each sub-command calls one function."""
+
+import argparse
+import importlib.metadata
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ovseg_jax.errors import UserError
+
+_EXAMPLES = """examples:
+  ovseg segment photo.jpg --words "striped star; dotted ring; grass" --model runs/shapes_zegclip
+  ovseg segment *.png --words "cat; grass, lawn" --model my_model --output segments
+  ovseg parity tests/golden/zegclip/*.npz"""
+
+_SEGMENT_HELP = """Writes, for each picture and at its own size,
+  <name>_labels.png   palette PNG, values are positions in the list of words
+  <name>_overlay.png  the picture under its segments, with a legend (small pictures are enlarged)
+  <name>.json         the share of the picture of each name"""
+
+_SEGMENT_EXAMPLES = """examples:
+  ovseg segment photo.jpg --words "striped star; dotted ring; grass" --model runs/shapes_zegclip
+  ovseg segment a.png b.png --words "cat; grass, lawn" --model my_model --output segments
+  ovseg segment a.png --words "cat; dog" --model my_model --template "a sketch of a {}"
+
+One class for each part between ';', synonyms after ','. A picture that cannot be read is reported
+and the others are segmented; the exit status is then 1."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except UserError as error:
+        _complain(error)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ovseg",
+        description="Open-vocabulary segmentation with JAX.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    version = f"ovseg {_version()}"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_segment(commands)
+    _add_parity(commands)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("ovseg_jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _add_segment(commands) -> None:
+    command = commands.add_parser(
+        "segment",
+        help="segment pictures with your own words",
+        description=_SEGMENT_HELP,
+        epilog=_SEGMENT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("pictures", nargs="+", metavar="PICTURE", help="PNG, JPEG, WebP, TIFF, …")
+    command.add_argument("--words", required=True, help='the classes: "cat; dog; grass, lawn"')
+    command.add_argument(
+        "--model", required=True, help="folder of a run or of a converted model, or a packaged name"
+    )
+    command.add_argument(
+        "--output", default="segments", help="folder for the results (default: %(default)s)"
+    )
+    command.add_argument(
+        "--template",
+        action="append",
+        help="prompt with a {} for the name, may be repeated (default: the model's own)",
+    )
+    command.set_defaults(run=_segment)
+
+
+def _add_parity(commands) -> None:
+    command = commands.add_parser(
+        "parity",
+        help="check recorded reference arrays against this implementation",
+        description="Compares every recorded output and gradient; exit status 1 if any differs.",
+    )
+    command.add_argument("files", nargs="+", metavar="FILE", help="recorded arrays (.npz)")
+    command.set_defaults(run=_parity)
+
+
+def _segment(arguments: argparse.Namespace) -> int:
+    from ovseg_jax.pictures import read_picture  # heavy imports: not for --help and --version
+    from ovseg_jax.predict import load
+    from ovseg_jax.text.label_space import from_words
+
+    from_words(arguments.words)  # a mistake in the words should not wait for the model
+    segmenter = load(arguments.model)
+    failures = 0
+    for path, stem in zip(arguments.pictures, _stems(arguments.pictures), strict=True):
+        try:
+            picture = read_picture(path)
+        except UserError as error:
+            _complain(error)
+            failures += 1
+            continue
+        result = segmenter.segment(picture, arguments.words, arguments.template)
+        saved = result.save(arguments.output, stem)
+        found = ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.areas().items())
+        print(f"{path}: {found} -> {saved['overlay']}")
+    return 1 if failures else 0
+
+
+def _stems(paths: Sequence[str]) -> list[str]:
+    """Names for the outputs; further pictures of one name, from other folders, get a number."""
+    stems: list[str] = []
+    for path in paths:
+        stem = Path(path).stem
+        numbered = (f"{stem}_{number}" for number in itertools.count(2))
+        stems.append(next(name for name in itertools.chain([stem], numbered) if name not in stems))
+    return stems
+
+
+def _parity(arguments: argparse.Namespace) -> int:
+    from ovseg_jax.parity import runner
+
+    return runner.main(arguments.files)
+
+
+def _complain(error: UserError) -> None:
+    print(f"ovseg: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

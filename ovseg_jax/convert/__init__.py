@@ -1,0 +1,1 @@
+"""Foreign checkpoints in, our parameters out, and back: name maps as tables."""

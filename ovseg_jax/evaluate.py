@@ -1,0 +1,254 @@
+"""The evaluation loops: pixels of a segmenter, ranks of an image-text model."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ovseg_jax.files import atomic_write
+from ovseg_jax.inference import Canvas, Model, Protocol, lay_on_canvas, segment_canvases
+from ovseg_jax.metrics import mmseg, zero_shot
+from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix
+from ovseg_jax.report.html import Example
+from ovseg_jax.text.label_space import LabelSpace
+from ovseg_jax.text.vocabulary import Vocabulary
+
+Encode = Callable[[np.ndarray], jax.Array]
+
+_count = jax.jit(confusion_matrix, static_argnums=(2, 3))
+
+
+def evaluate_segmentation(
+    model: Model,
+    vocabulary: Vocabulary,
+    examples: Iterable[Mapping[str, np.ndarray]],
+    label_space: LabelSpace,
+    protocol: Protocol,
+    *,
+    batch_size: int,
+    report_images: int = 0,
+    total: int | None = None,
+) -> tuple[dict, list[Example]]:
+    """Counts every pixel of a data set once and reads the scores off the counts.
+
+    Pictures may differ in size: they are regrouped into batches of one canvas shape, and the last
+    batch of a shape is filled up with pictures whose labels are all ignored.
+
+    Args:
+      model: the system.
+      vocabulary: all classes, also those never seen in training (they compete).
+      examples: `image` uint8 [H, W, 3] and `label` int [H, W] of any sizes; those whose `valid` is
+        False are left out.
+      label_space: the classes.
+      protocol: windows and sizes.
+      batch_size: pictures that are predicted at once.
+      report_images: how many of the first pictures to return.
+      total: number of pictures, for the progress bar.
+
+    Returns:
+      Percentages `mIoU`, `mIoU_seen`, `mIoU_unseen`, `hIoU`, `aAcc` and the like, with `IoU` by
+      class name, `images` (their number) and `protocol`; and the first pictures.
+    """
+    from tqdm import tqdm  # writes to standard error
+
+    classes = len(label_space.names)
+    counts = ConfusionState(classes)
+    shown: list[Example] = []
+    images, in_flight = 0, None
+    stream = tqdm(examples, total=total, unit="img", desc="evaluating", disable=None)
+    for group in _groups(stream, protocol, batch_size):
+        canvases = _fill([canvas for canvas, _ in group], batch_size)
+        truth = _padded_labels([label for _, label in group], canvases, label_space.ignore_label)
+        predictions, _ = segment_canvases(model, vocabulary, canvases, protocol)
+        matrix = _count(truth, predictions, classes, label_space.ignore_label)
+        counts.update(matrix, truth.size)
+        for (canvas, label), prediction in zip(group, predictions, strict=False):
+            if len(shown) >= report_images:
+                break
+            shown.append(_example(canvas, label, prediction, model))
+        images += len(group)
+        # One batch runs while the host prepares the next; more would only pile up pictures.
+        jax.block_until_ready(in_flight)
+        in_flight = matrix
+    return _scores(counts.matrix, label_space) | {
+        "images": images,
+        "protocol": _protocol(label_space, protocol),
+    }, shown
+
+
+def _groups(
+    examples: Iterable[Mapping[str, np.ndarray]], protocol: Protocol, batch_size: int
+) -> Iterator[list[tuple[Canvas, np.ndarray]]]:
+    """Collects pictures of one canvas and one label shape; the incomplete groups come last."""
+    waiting: dict[tuple, list] = {}
+    for example in examples:
+        if not example.get("valid", True):
+            continue
+        canvas = lay_on_canvas(example["image"], protocol)
+        key = (canvas.pixels.shape, canvas.label_shape)
+        group = waiting.setdefault(key, [])
+        group.append((canvas, example["label"]))
+        if len(group) == batch_size:
+            yield waiting.pop(key)
+    yield from waiting.values()
+
+
+def _fill(canvases: list[Canvas], count: int) -> list[Canvas]:
+    return canvases + canvases[-1:] * (count - len(canvases))
+
+
+def _padded_labels(
+    labels: Sequence[np.ndarray], canvases: Sequence[Canvas], ignore_label: int
+) -> np.ndarray:
+    """Labels on the shape of the predictions: int32 [B, h, w], ignored beyond the pictures."""
+    padded = np.full((len(canvases), *canvases[0].label_shape), ignore_label, np.int32)
+    for target, label in zip(padded, labels, strict=False):
+        target[: label.shape[0], : label.shape[1]] = label
+    return padded
+
+
+def _example(canvas: Canvas, label: np.ndarray, prediction: jax.Array, model: Model) -> Example:
+    height, width = canvas.original_size
+    image = canvas.pixels[: canvas.size[0], : canvas.size[1]]
+    if image.dtype != np.uint8:
+        image = np.clip(image * model.std + model.mean, 0, 255).round().astype(np.uint8)
+    if canvas.size != canvas.original_size:
+        import cv2
+
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return Example(image, np.asarray(label, np.int32), np.asarray(prediction)[:height, :width])
+
+
+def _scores(matrix: np.ndarray, label_space: LabelSpace) -> dict:
+    iou = 100 * mmseg.scores(matrix)["IoU"]
+    means = zero_shot.seen_unseen(matrix, label_space.seen, label_space.unseen)
+    return means | {"IoU": dict(zip(class_names(label_space), map(float, iou), strict=True))}
+
+
+def class_names(label_space: LabelSpace) -> tuple[str, ...]:
+    """Names for tables, told apart by a number where a data set has two classes of one name."""
+    names = label_space.display_names
+    return tuple(
+        name if name not in names[:index] else f"{name} ({1 + names[:index].count(name)})"
+        for index, name in enumerate(names)
+    )
+
+
+def _protocol(label_space: LabelSpace, protocol: Protocol) -> dict:
+    return {
+        "label_space": label_space.name,
+        "queries": [", ".join(words) for words in label_space.classes],
+        "unseen": [class_names(label_space)[index] for index in label_space.unseen],
+        "ignore_label": label_space.ignore_label,
+        "short_side": protocol.short_side,
+        "crop": protocol.crop,
+        "stride": protocol.stride,
+        "flip": protocol.flip,
+        "absent_classes": "mmseg: 0/0 is left out of the means, predicted but never labelled is 0",
+    }
+
+
+def write_result(workdir: str | Path, result: Mapping) -> Path:
+    """Writes ``result.json``, whole or not at all; NaN becomes null, as JSON has no NaN.
+
+    Returns:
+      The path of the file.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written.
+    """
+    path = Path(workdir) / "result.json"
+    text = json.dumps(_without_nan(result), indent=1, ensure_ascii=False, allow_nan=False)
+    atomic_write(path, text.encode() + b"\n")
+    return path
+
+
+def _without_nan(value):
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return None if math.isnan(value) else float(value)
+    return value
+
+
+def evaluate_retrieval(
+    encode_image: Encode,
+    encode_text: Encode,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    ranks: Sequence[int] = (1, 5),
+) -> dict:
+    """Finds the picture of each caption among all pictures.
+
+    Args:
+      encode_image: images [B, H, W, 3] as the batches hold them -> [B, E].
+      encode_text: tokens int32 [B, L] -> [B, E].
+      batches: `image` and `text`; examples whose `valid` is False are left out.
+      ranks: the k of recall at k.
+
+    Returns:
+      Percentages `R@1`, `R@5`, … and `pictures`, among how many. A picture whose caption has the
+      same words is as right as the caption's own.
+    """
+    batches = list(map(_valid_features(encode_image, encode_text), batches))
+    images, texts, tokens = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    similarity = texts @ images.T  # [captions, pictures]
+    same = (tokens[:, None] == tokens[None]).all(-1)
+    best = np.where(same, similarity, -np.inf).max(axis=1, keepdims=True)
+    # Ties count against the model: equal features of all pictures must not be perfect recall.
+    before = ((similarity >= best) & ~same).sum(axis=1)
+    return {f"R@{k}": 100 * float((before < k).mean()) for k in ranks} | {"pictures": len(images)}
+
+
+def _valid_features(encode_image: Encode, encode_text: Encode):
+    def features(batch):
+        valid = np.asarray(batch.get("valid", np.ones(len(batch["image"]), bool)))
+        image, text = encode_image(batch["image"]), encode_text(batch["text"])
+        return _unit(image)[valid], _unit(text)[valid], np.asarray(batch["text"])[valid]
+
+    return features
+
+
+def evaluate_zero_shot(
+    encode_image: Encode,
+    vocabulary: Vocabulary,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    unseen: Sequence[int] = (),
+) -> dict:
+    """Names the one object of each picture.
+
+    Args:
+      encode_image: as in `evaluate_retrieval`.
+      vocabulary: the names that compete.
+      batches: `image` and `class_id` int [B]; examples whose `valid` is False are left out.
+      unseen: classes whose accuracy is given apart too.
+
+    Returns:
+      Percentages `accuracy`, `accuracy_unseen` (NaN without such pictures), and `pictures`.
+    """
+    ids = np.asarray(vocabulary.class_ids)
+    rows = np.asarray(vocabulary.embeddings)[ids >= 0]
+    hits, truths = [], []
+    for batch in batches:
+        valid = np.asarray(batch.get("valid", np.ones(len(batch["image"]), bool)))
+        scores = _unit(encode_image(batch["image"])) @ rows.T  # [B, N]
+        truth = np.asarray(batch["class_id"])
+        hits.append((ids[ids >= 0][scores.argmax(axis=1)] == truth)[valid])
+        truths.append(truth[valid])
+    hit, truth = np.concatenate(hits), np.concatenate(truths)
+    new = np.isin(truth, unseen)
+    return {
+        "accuracy": 100 * float(hit.mean()),
+        "accuracy_unseen": 100 * float(hit[new].mean()) if new.any() else float("nan"),
+        "pictures": len(hit),
+    }
+
+
+def _unit(features: jax.Array) -> np.ndarray:
+    features = jnp.asarray(features, jnp.float32)
+    return np.asarray(features / jnp.linalg.norm(features, axis=-1, keepdims=True))

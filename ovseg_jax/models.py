@@ -1,0 +1,188 @@
+"""From a config to the parts that the loops share: model, parameters, vocabulary, data."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ovseg_jax.errors import UserError
+from ovseg_jax.files import atomic_write
+from ovseg_jax.inference import Model, encode_vocabulary
+from ovseg_jax.networks.clip import resize_positions
+from ovseg_jax.params import Flat, abstract_model, initialize
+from ovseg_jax.systems import create_system
+from ovseg_jax.text.label_space import load_label_space
+from ovseg_jax.text.templates import load_templates
+from ovseg_jax.text.tokenizer import Tokenizer, load_tokenizer
+from ovseg_jax.text.vocabulary import Vocabulary, build_vocabulary
+from ovseg_jax.training.checkpoints import latest_step, restore_latest_parameters
+from ovseg_jax.training.logs import say
+from ovseg_jax.training.partition import ParamGroup
+from ovseg_jax.weights import check_fit, load_model_json, load_weights
+
+ASSETS = Path(__file__).parent / "assets"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
+MODEL_SECTIONS = ("system", "dtype", "image", "vocabulary", "eval")
+
+
+# --- Folders of models -----------------------------------------------------------------------
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a packaged model ('shapes_clip'), or the path that was given."""
+    packaged = ASSETS / name
+    return packaged if packaged.is_dir() else Path(name)
+
+
+def load_folder_weights(folder: Path) -> Flat:
+    """All parameters of a run or model folder: its safetensors files and newest checkpoint."""
+    if not folder.is_dir():
+        raise UserError(f"no model folder at {folder}; check the path, or train or convert one first.")
+    weights: Flat = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        weights |= load_weights(file)
+    if latest_step(folder) is not None:
+        weights |= restore_latest_parameters(folder)
+    if not weights:
+        raise UserError(f"{folder} holds no weights; train or convert a model into it first.")
+    return weights
+
+
+def write_model_files(folder: Path, config: ConfigDict, notes: Mapping | None = None) -> None:
+    """Writes ``model.json`` and the tokenizer's files: all but the weights of a model folder."""
+    sections = {key: config[key] for key in MODEL_SECTIONS}
+    text = ConfigDict(sections).to_json_best_effort()
+    description = json.loads(text) | ({"notes": dict(notes)} if notes else {})
+    atomic_write(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
+    spec = config.vocabulary.tokenizer
+    source = Path(load_tokenizer.__code__.co_filename).parent / "clip_bpe"
+    if spec == "shapes":
+        create_tokenizer(config).save(folder)
+        return
+    source = source if spec == "clip" else model_folder(spec)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+# --- Model and parameters --------------------------------------------------------------------
+
+
+def _creator(config: ConfigDict):
+    return lambda rngs: create_system(config, rngs)
+
+
+def param_groups(config: ConfigDict) -> tuple[ParamGroup, ...]:
+    """What trains in the system of this config, without building its parameters."""
+    return nnx.eval_shape(lambda: create_system(config, nnx.Rngs(0))).param_groups()
+
+
+def _fit_positions(weights: Flat, shapes: Mapping) -> Flat:
+    """Resizes image position tables to the model's grid: bilinear, as ZegCLIP does on load."""
+
+    def fit(path, value):
+        wanted = shapes[path].shape if path in shapes else value.shape
+        if not path.endswith("image/positions") or value.shape == wanted:
+            return value
+        side = int((wanted[0] - 1) ** 0.5)
+        return np.asarray(resize_positions(value, (side, side), method="bilinear"))
+
+    return {path: fit(path, value) for path, value in weights.items()}
+
+
+def load_pretrained(params: Flat, folder: Path) -> Flat:
+    """Replaces parameters by those of a model folder that have the same path.
+
+    Raises:
+        UserError: the folder holds parameters that the model lacks, or of another shape.
+    """
+    weights = _fit_positions(load_folder_weights(folder), params)
+    check_fit({path: params[path] for path in weights if path in params}, weights, str(folder))
+    return {path: weights.get(path, value) for path, value in params.items()}
+
+
+def initialize_model(config: ConfigDict) -> tuple[nnx.GraphDef, Flat, Flat]:
+    """Builds graph, parameters and other variables; pretrained ones where the config names any."""
+    graphdef, _, _ = abstract_model(_creator(config))
+    params, stats = initialize(_creator(config), config.seed)
+    if config.pretrained:
+        return graphdef, load_pretrained(params, model_folder(config.pretrained)), stats
+    say(
+        "note: config.pretrained is empty, so the weights are RANDOM and the figures mean nothing; "
+        "name a model folder to start from trained weights."
+    )
+    return graphdef, params, stats
+
+
+def create_model(config: ConfigDict, graphdef: nnx.GraphDef, params: Flat, stats: Flat) -> Model:
+    """Bundles a model with its pixel statistics for inference."""
+    mean, std = (np.asarray(config.image[key], np.float32) for key in ("mean", "std"))
+    return Model(graphdef, params, stats, mean, std)
+
+
+def load_run(config: ConfigDict, workdir: Path) -> Model:
+    """Loads the model that a run folder holds.
+
+    Raises:
+        UserError: nothing was trained there, or an architecture other than the config's.
+    """
+    load_model_json(workdir)
+    if latest_step(workdir) is None:
+        raise UserError(f"{workdir} holds no checkpoint; train first, or give another --workdir.")
+    graphdef, params, stats = abstract_model(_creator(config))
+    weights = load_folder_weights(workdir)
+    check_fit({**params, **stats}, weights, str(workdir))
+    return create_model(
+        config, graphdef, {p: weights[p] for p in params}, {p: weights[p] for p in stats}
+    )
+
+
+# --- Words -----------------------------------------------------------------------------------
+
+
+def create_tokenizer(config: ConfigDict) -> Tokenizer:
+    """The tokenizer that ``config.vocabulary.tokenizer`` names ('clip', 'shapes' or a folder)."""
+    spec, context = config.vocabulary.tokenizer, config.system.clip.text.context
+    if spec == "shapes":
+        from data_pipelines.sources.shapes_captions import build_shapes_tokenizer
+
+        return build_shapes_tokenizer(context)
+    return load_tokenizer(spec if spec == "clip" else model_folder(spec), context)
+
+
+def create_vocabulary(config: ConfigDict, model: Model, subset: str) -> Vocabulary:
+    """Embeds the names of the config's label space once ('all' or 'seen' of them)."""
+    return build_vocabulary(
+        lambda tokens: encode_vocabulary(model, tokens),
+        create_tokenizer(config),
+        load_label_space(config.vocabulary.label_space),
+        load_templates(config.vocabulary.templates),
+        subset=subset,
+    )
+
+
+# --- Data ------------------------------------------------------------------------------------
+
+
+def create_loader(config: ConfigDict, data: ConfigDict, batch_size: int, **options):
+    """The loader of one section of ``config.data`` (fields ``source`` and ``transforms``)."""
+    from data_pipelines.loader import Loader
+    from data_pipelines.sources import create_source
+    from data_pipelines.transforms import create_transforms
+
+    specs = tuple(data.transforms)
+    needs_tokenizer = any(spec["name"] == "tokenize" for spec in specs)
+    tokenizer = create_tokenizer(config) if needs_tokenizer else None
+    return Loader(
+        create_source(data.source),
+        create_transforms(specs, tokenizer),
+        batch_size,
+        seed=config.seed,
+        shard=(jax.process_index(), jax.process_count()),
+        **options,
+    )

@@ -1,0 +1,1 @@
+"""Neural networks as pure Flax modules: arrays in, arrays out."""

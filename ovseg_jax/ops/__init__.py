@@ -1,0 +1,1 @@
+"""Array operations that networks, losses and evaluation share."""

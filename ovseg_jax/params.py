@@ -1,0 +1,81 @@
+"""Parameters as plain dictionaries: between an ``nnx`` module and ``{'a/b/0/c': array}``.
+
+Everything outside a forward pass (optimizer groups, checkpoints, conversion, sharding rules) works
+on flat dictionaries whose keys are '/'-joined parameter paths. A module is put together again only
+inside a jitted function.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Flat = dict[str, Any]
+
+
+def flatten(tree: Mapping) -> Flat:
+    """Returns ``{path: leaf}`` of a nested dictionary, in sorted order of the paths."""
+    flat: Flat = {}
+
+    def visit(node, prefix):
+        if isinstance(node, Mapping):
+            for key, child in node.items():
+                visit(child, (*prefix, str(key)))
+        else:
+            flat["/".join(prefix)] = node
+
+    visit(tree, ())
+    return dict(sorted(flat.items()))
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict:
+    """Inverse of `flatten`; path parts that are digits become list positions (integers)."""
+    tree: dict = {}
+    for path, leaf in flat.items():
+        *parents, last = (int(part) if part.isdigit() else part for part in path.split("/"))
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return tree
+
+
+def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Flat, Flat]:
+    """Splits a module into its graph, its parameters and its other variables (statistics)."""
+    graphdef, params, state = nnx.split(model, nnx.Param, ...)
+    return graphdef, flatten(nnx.to_pure_dict(params)), flatten(nnx.to_pure_dict(state))
+
+
+def merge_model(graphdef: nnx.GraphDef, params: Mapping, state: Mapping | None = None):
+    """Builds the module again from what `split_model` returned; cheap, meant for inside ``jit``."""
+    return nnx.merge(graphdef, unflatten(params), unflatten(state or {}))
+
+
+def model_state(model: nnx.Module) -> Flat:
+    """Returns the variables of a module that are not parameters, after a forward pass."""
+    return flatten(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param))))
+
+
+def abstract_model(create: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Flat, Flat]:
+    """Returns the graph and the shapes of a model without allocating it."""
+    return split_model(nnx.eval_shape(lambda: create(nnx.Rngs(0))))
+
+
+def initialize(create: Callable[[nnx.Rngs], nnx.Module], seed: int) -> tuple[Flat, Flat]:
+    """Returns freshly initialised parameters and other variables, computed in one jitted call."""
+
+    @jax.jit
+    def init(key):
+        return split_model(create(nnx.Rngs(key)))[1:]
+
+    return init(jax.random.key(seed))
+
+
+def cast(params: Mapping[str, jax.Array], dtype) -> Flat:
+    """Casts the floating-point leaves to ``dtype``."""
+    return {
+        path: value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
+        for path, value in params.items()
+    }

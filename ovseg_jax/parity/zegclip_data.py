@@ -1,0 +1,204 @@
+"""Recorded augmentation and metrics of ZegCLIP and mmsegmentation against ours."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ovseg_jax.metrics import mmseg, zero_shot
+from ovseg_jax.metrics.confusion import confusion_matrix
+from ovseg_jax.parity.runner import Arrays, Quantity, exact, levels, output
+
+# ZegCLIP's pixel statistics, RGB.
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+# The map of `eval64_label_map`, which its file does not tell.
+_LABEL_MAP = {1: 3, 0: 1}
+_AREAS = ("intersect", "union", "pred", "label")
+_FLOAT32 = 2e-7  # part of the references divide in float32
+
+
+class RecordedDraws:
+    """Stands in for a random generator and returns recorded numbers in order.
+
+    Every call is checked against the record, so that a step that draws another number, in another
+    order or from another range, fails.
+    """
+
+    def __init__(self, draws: list):
+        """Takes [numpy.random function, its arguments, the value] per draw."""
+        self._draws: Iterator = iter(draws)
+        self.left = len(draws)
+
+    def random(self) -> float:
+        """A number from [0, 1)."""
+        return self._next(("random_sample", "rand"), ())
+
+    def uniform(self, low: float, high: float) -> float:
+        """A number from [low, high)."""
+        return self._next(("uniform",), (low, high))
+
+    def integers(self, low: int, high: int | None = None) -> int:
+        """An integer from [low, high), or from [0, low)."""
+        bounds = (low,) if high is None else (low, high)
+        return int(self._next(("randint",), bounds))
+
+    def _next(self, names: tuple[str, ...], arguments: tuple) -> float:
+        name, recorded, value = next(self._draws)
+        self.left -= 1
+        if name not in names or tuple(recorded) != arguments:
+            raise ValueError(f"drew {names[0]}{arguments}; the reference drew {name}{recorded}")
+        return value
+
+
+def compare_augment(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantity]:
+    """Replays ZegCLIP's training transforms step by step, each on the reference's input to it."""
+    from data_pipelines import transforms
+
+    crop = (meta["crop"], meta["crop"])
+    steps = {
+        "resize": transforms.ResizeRatio(tuple(meta["img_scale"]), tuple(meta["ratio_range"])),
+        "crop": transforms.RandomCrop(crop, meta["cat_max_ratio"], meta["seg_pad_val"]),
+        "flip": transforms.Flip(),
+        "pmd": transforms.Photometric(),
+        "normalize": transforms.Normalize(_MEAN, _STD),
+        "pad": transforms.Pad(crop, 0, meta["seg_pad_val"]),
+    }
+    compared: dict[str, Quantity] = {}
+    normalized = functools.partial(output, limit=1e-6)
+    for sample, draws in enumerate(meta["draws"]):
+        prefix = f"s{sample}"
+        image, label = arrays[f"{prefix}/in/img_bgr"][..., ::-1], arrays[f"{prefix}/in/label"]
+        for name, step in steps.items():
+            recorded = RecordedDraws(draws.get(name, []))
+            example = {"image": np.ascontiguousarray(image), "label": label}
+            ours = step(example, recorded)
+            if recorded.left:
+                raise ValueError(f"sample {sample}: {name} left {recorded.left} draws unused")
+            image_key, label_key = f"{prefix}/out/{name}_img", f"{prefix}/out/{name}_label"
+            # The reference holds BGR up to its normalisation, which turns to RGB.
+            order = slice(None) if name in ("normalize", "pad") else slice(None, None, -1)
+            expected = arrays[image_key]
+            within = {"resize": levels, "pmd": levels, "normalize": normalized}.get(name, exact)
+            compared[image_key] = within(ours["image"][..., order])
+            if label_key in arrays:
+                compared[label_key] = exact(ours["label"])
+                label = arrays[label_key]
+            image = expected[..., order]
+    return compared | _compare_pieces(arrays, meta)
+
+
+def _compare_pieces(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantity]:
+    """Colour conversions, single distortions, size rules and label reduction."""
+    import cv2
+
+    from data_pipelines import transforms
+
+    def over(values: np.ndarray, function: Callable) -> np.ndarray:
+        image = np.ascontiguousarray(arrays["pmd/in/bgr"][..., ::-1])
+        return np.stack([function(image, value)[..., ::-1] for value in values.tolist()])
+
+    def rgb(key: str) -> np.ndarray:
+        return np.ascontiguousarray(arrays[key][..., ::-1])
+
+    compared: dict[str, Quantity] = {}
+    if "hsv/out/hsv" in arrays:
+        compared["hsv/out/hsv"] = exact(cv2.cvtColor(rgb("hsv/in/bgr"), cv2.COLOR_RGB2HSV))
+        back = transforms.hsv_to_rgb(arrays["hsv/in/hsv"])
+        compared["hsv/out/bgr"] = levels(back[..., ::-1])
+    if "pmd/out/brightness" in arrays:
+        beta, alpha = arrays["pmd/in/beta"], arrays["pmd/in/alpha"]
+        scale = transforms.scale_pixels
+        compared["pmd/out/brightness"] = exact(over(beta, lambda x, v: scale(x, offset=v)))
+        compared["pmd/out/contrast"] = exact(over(alpha, lambda x, v: scale(x, factor=v)))
+        compared["pmd/out/saturation"] = levels(over(alpha, transforms.scale_saturation))
+        compared["pmd/out/hue"] = levels(over(arrays["pmd/in/hue_shift"], transforms.shift_hue))
+    if "sizes/out/train" in arrays:
+        sizes = arrays["sizes/in/hw"].tolist()
+        ratios = arrays["sizes/in/ratios"].astype(np.float64)
+        boxes = [(int(2048 * ratio), int(512 * ratio)) for ratio in ratios]
+        fitted = [[transforms.fit_size(size, box) for box in boxes] for size in sizes]
+        compared["sizes/out/train"] = exact(fitted)
+        short = [transforms.short_side_size(size, 512) for size in sizes]
+        compared["sizes/out/test_min512"] = exact(short)
+    if "reduce_zero/out" in arrays:
+        compared["reduce_zero/out"] = exact(mmseg.reduce_zero_label(arrays["reduce_zero/in"]))
+    if "testresize/out/img_bgr" in arrays:
+        step = transforms.ResizeShortSide(meta["testresize"]["min_size"])
+        resized = step.apply({"image": rgb("testresize/in/img_bgr")}, None)["image"]
+        compared["testresize/out/img_bgr"] = levels(resized[..., ::-1])
+    return compared
+
+
+def compare_metrics(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantity]:
+    """ZegCLIP's evaluation: areas per image, scores, seen and unseen tables."""
+    classes, images, ignore = meta["num_classes"], meta["images"], meta["ignore_index"]
+    labels = _numbered(arrays, "in/label_", images)
+    if meta["reduce_zero_label"]:
+        labels = [mmseg.reduce_zero_label(label, ignore) for label in labels]
+    matrices = _matrices(labels, _numbered(arrays, "in/pred_", images), classes, ignore)
+    compared: dict[str, Quantity] = {}
+    for number, matrix in enumerate(matrices):
+        for name, value in zip(_AREAS, mmseg.areas(matrix), strict=True):
+            compared[f"out/{name}_{number}"] = exact(value)
+    total = sum(matrices)
+    for name, value in zip(_AREAS, mmseg.areas(total), strict=True):
+        compared[f"out64/total_{name}"] = exact(value)
+    for name, value in mmseg.scores(total).items():
+        compared[f"out64/{name}"] = output(value, _FLOAT32)
+    plain = zero_shot.seen_unseen(total, meta["seen"], meta["unseen"])
+    rounded = zero_shot.seen_unseen(total, meta["seen"], meta["unseen"], digits=2)
+    table = np.array(
+        [
+            [rounded["aAcc"], rounded[f"mIoU{group}"], rounded[f"mAcc{group}"]]
+            for group in ("", "_seen", "_unseen")
+        ]
+    )
+    return compared | {
+        "out64/hIoU": output(rounded["hIoU"], _FLOAT32),
+        "out64/mIoU_seen_unrounded": output(plain["mIoU_seen"], _FLOAT32),
+        "out64/mIoU_unseen_unrounded": output(plain["mIoU_unseen"], _FLOAT32),
+        "out64/summary_all_seen_unseen": output(table, _FLOAT32),
+        "out64/returned": output(table[0] / 100, _FLOAT32),
+    }
+
+
+def compare_mmseg_iou(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantity]:
+    """Mmsegmentation's own evaluation, with its options for labels."""
+    classes, images, ignore = meta["num_classes"], meta["n_images"], meta["ignore"]
+    predictions = _numbered(arrays, "in/pred", images)
+    labels = _numbered(arrays, "in/gt", images)
+    label_map = meta.get("label_map", _LABEL_MAP)
+
+    def scores(labels: list[np.ndarray], nan_to_num: float | None = None) -> dict[str, np.ndarray]:
+        return mmseg.scores(sum(_matrices(labels, predictions, classes, ignore)), nan_to_num)
+
+    compared: dict[str, Quantity] = {}
+    for number, matrix in enumerate(_matrices(labels, predictions, classes, ignore)):
+        for name, value in zip(_AREAS, mmseg.areas(matrix), strict=True):
+            compared[f"out/area{number}_{name}"] = exact(value)
+    variants = {
+        "pre_eval": scores(labels),
+        "eval64": scores(labels),
+        "eval64_nan_to_num_m1": scores(labels, nan_to_num=-1),
+        "eval64_reduce_zero": scores([mmseg.reduce_zero_label(label, ignore) for label in labels]),
+        "eval64_label_map": scores([mmseg.map_labels(label, label_map) for label in labels]),
+        "eval64_out_of_range": scores(_numbered(arrays, "in/gt_oor", images)),
+    }
+    for variant, values in variants.items():
+        for name, value in values.items():
+            compared[f"out/{variant}_{name}"] = output(value, _FLOAT32)
+    return compared
+
+
+def _matrices(
+    labels: list[np.ndarray], predictions: list[np.ndarray], classes: int, ignore: int
+) -> list[np.ndarray]:
+    return [
+        np.asarray(confusion_matrix(label, prediction, classes, ignore), np.int64)
+        for label, prediction in zip(labels, predictions, strict=True)
+    ]
+
+
+def _numbered(arrays: Arrays, prefix: str, count: int) -> list[np.ndarray]:
+    return [arrays[f"{prefix}{number}"] for number in range(count)]

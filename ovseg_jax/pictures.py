@@ -1,0 +1,78 @@
+"""Pictures of every common kind as RGB arrays of 8 bits."""
+
+import os
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ovseg_jax.errors import UserError
+
+_WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # PIL's grey pictures of 16 bits
+
+
+def read_picture(source: str | os.PathLike | np.ndarray | Image.Image) -> np.ndarray:
+    """Reads a picture as a person would see it.
+
+    Turned by its EXIF orientation; grey, palette and 16-bit pictures become RGB of 8 bits;
+    transparent parts become white.
+
+    Args:
+      source: a file, a PIL picture, or an array uint8 or uint16 [H, W], [H, W, 1], [H, W, 3] (RGB)
+        or [H, W, 4].
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      UserError: the file is missing or unreadable, or the array is not a picture.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _from_pil(source)
+    try:
+        with Image.open(source) as picture:
+            return _from_pil(picture)
+    except FileNotFoundError as error:
+        raise UserError(f"no picture at {source}; check the path.") from error
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{source} is not a picture of a known kind; convert it to PNG or JPEG."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{source} has too many pixels to be read safely; scale it down."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # PIL's for damaged files
+        raise UserError(f"{source} cannot be read ({error}); replace the damaged file.") from error
+
+
+def _from_pil(picture: Image.Image) -> np.ndarray:
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in _WIDE_MODES:
+        return _from_array(np.asarray(picture).clip(0, 65535).astype(np.uint16))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(ground, picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    if array.dtype not in (np.uint8, np.uint16) or not array.size:
+        raise UserError(
+            f"a picture must be uint8 or uint16 and not empty, but this array is {array.dtype} "
+            f"{array.shape}; scale it to 0..255 and convert it."
+        )
+    if array.dtype == np.uint16:
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
+        raise UserError(
+            f"a picture has the shape [height, width, 3], but this array has {array.shape}; give "
+            "one picture per array, channels last."
+        )
+    if array.shape[-1] == 4:
+        return _from_pil(Image.fromarray(array, "RGBA"))
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))

@@ -1,0 +1,231 @@
+"""The Python interface: load a model, segment pictures with one's own words.
+
+segmenter = ovseg_jax.load("runs/shapes_zegclip")
+result = segmenter.segment("photo.jpg", "striped star; dotted ring; grass, lawn")
+result.overlay().show()
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from ovseg_jax import models
+from ovseg_jax.errors import UserError
+from ovseg_jax.files import atomic_write_all
+from ovseg_jax.inference import Model, Protocol, encode_vocabulary, lay_on_canvas, segment_canvases
+from ovseg_jax.params import abstract_model
+from ovseg_jax.pictures import read_picture
+from ovseg_jax.report.colors import label_png, png
+from ovseg_jax.report.overlay import overlay, present_classes
+from ovseg_jax.systems import create_system
+from ovseg_jax.text.label_space import LabelSpace, from_words
+from ovseg_jax.text.templates import load_templates
+from ovseg_jax.text.tokenizer import Tokenizer, load_tokenizer
+from ovseg_jax.text.vocabulary import Vocabulary, build_vocabulary
+from ovseg_jax.weights import check_fit, load_model_json
+
+Picture = str | os.PathLike | np.ndarray | Image.Image
+
+_SECTIONS = ("system", "image", "vocabulary", "eval")
+_ROWS = 16  # vocabularies are padded to a multiple of this many queries
+_KEPT_VOCABULARIES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """A picture divided among names.
+
+    Attributes:
+      image: uint8 [H, W, 3], RGB.
+      labels: int32 [H, W], indices into `names`.
+      names: the first word of each class.
+      scores: float32 [H, W, len(names)] where asked for; the best of a class's synonyms.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+    scores: np.ndarray | None = None
+
+    def areas(self) -> dict[str, float]:
+        """Share of the picture of each name that was found, largest first; they add up to 1."""
+        return {
+            self.names[index]: share
+            for index, share in present_classes(self.labels, len(self.names))
+        }
+
+    def overlay(self) -> Image.Image:
+        """The picture under its segments, with a legend; small pictures are enlarged."""
+        return overlay(self.image, self.labels, self.names)
+
+    def save(self, folder: str | os.PathLike, stem: str = "picture") -> dict[str, Path]:
+        """Writes `<stem>_labels.png`, `<stem>_overlay.png` and `<stem>.json`, all or none.
+
+        The labels are a palette PNG of the picture's own size, whose values are indices into the
+        names listed in the JSON file.
+
+        Returns:
+          The paths by kind: 'labels', 'overlay', 'areas'.
+
+        Raises:
+          UserError: the disk is full or the folder cannot be written.
+        """
+        folder = Path(folder)
+        paths = {
+            "labels": folder / f"{stem}_labels.png",
+            "overlay": folder / f"{stem}_overlay.png",
+            "areas": folder / f"{stem}.json",
+        }
+        height, width = self.labels.shape
+        pixels = np.bincount(self.labels.ravel(), minlength=len(self.names))
+        description = {
+            "width": width,
+            "height": height,
+            "names": list(self.names),
+            "pixels": dict(zip(self.names, pixels.tolist(), strict=True)),
+            "areas": self.areas(),
+        }
+        atomic_write_all(
+            {
+                paths["labels"]: label_png(self.labels, len(self.names)),
+                paths["overlay"]: png(self.overlay()),
+                paths["areas"]: json.dumps(description, indent=1, ensure_ascii=False).encode(),
+            }
+        )
+        return paths
+
+
+class Segmenter:
+    """A loaded model; keeps compiled programs and vocabularies between calls."""
+
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer, templates: Sequence[str], protocol: Protocol
+    ):
+        """See `load`.
+
+        Args:
+          model: a system with its parameters.
+          tokenizer: the one it was trained with.
+          templates: prompts, where a call gives none.
+          protocol: sizes and windows.
+        """
+        self.model = model
+        self.tokenizer = tokenizer
+        self.templates = tuple(templates)
+        self.protocol = protocol
+        # Kept per instance: a cache on the method would keep models alive.
+        self._vocabulary = functools.lru_cache(_KEPT_VOCABULARIES)(self._build_vocabulary)
+
+    def segment(
+        self,
+        pictures: Picture | Sequence[Picture],
+        words: str | Sequence[str],
+        templates: str | Sequence[str] | None = None,
+        scores: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Gives every pixel one of the names.
+
+        Args:
+          pictures: a file, a PIL picture or an array (see `pictures.read_picture`), or a list.
+          words: "cat; grass, lawn" or ["cat", "grass, lawn"]: classes apart by ';', synonyms
+            by ','.
+          templates: prompts with a {} for the name, or a name of `text.templates`; the model's
+            own if not given.
+          scores: whether to return the scores too.
+
+        Returns:
+          A `Segmentation` of the picture's own size, or a list of them.
+
+        Raises:
+          UserError: an unreadable picture, or words that are empty, repeated or unknown.
+        """
+        if isinstance(templates, str):
+            templates = load_templates(templates)
+        space = from_words(words)
+        vocabulary = self._vocabulary(space.classes, tuple(templates or self.templates))
+        if isinstance(pictures, list | tuple):
+            return [self._segment(picture, space, vocabulary, scores) for picture in pictures]
+        return self._segment(pictures, space, vocabulary, scores)
+
+    def _build_vocabulary(
+        self, classes: tuple[tuple[str, ...], ...], templates: tuple[str, ...]
+    ) -> Vocabulary:
+        self._check_words(classes)
+        return build_vocabulary(
+            functools.partial(encode_vocabulary, self.model),
+            self.tokenizer,
+            LabelSpace("words", classes),
+            templates,
+            pad_to_multiple=_ROWS,
+        )
+
+    def _check_words(self, classes: tuple[tuple[str, ...], ...]) -> None:
+        """A closed tokenizer reads every foreign word as the same one: no answer is better."""
+        unknown_words = getattr(self.tokenizer, "unknown_words", lambda text: ())
+        for query in (word for synonyms in classes for word in synonyms):
+            if unknown := unknown_words(query):
+                raise UserError(
+                    f"this model has never met the word {unknown[0]!r} (in {query!r}); use words "
+                    "of the captions that it was trained on, in any combination."
+                )
+
+    def _segment(
+        self, picture: Picture, space: LabelSpace, vocabulary: Vocabulary, scores: bool
+    ) -> Segmentation:
+        image = read_picture(picture)
+        height, width = image.shape[:2]
+        canvas = lay_on_canvas(image, self.protocol)
+        labels, rows = segment_canvases(self.model, vocabulary, [canvas], self.protocol, scores)
+        labels = np.asarray(labels[0])[:height, :width]
+        if rows is not None:
+            rows = _per_class(np.asarray(rows[0])[:height, :width], vocabulary, len(space))
+        return Segmentation(image, labels, space.names, rows)
+
+
+def _per_class(scores: np.ndarray, vocabulary: Vocabulary, count: int) -> np.ndarray:
+    """Best score of the synonyms of each class: [H, W, N] -> [H, W, count]."""
+    ids = np.asarray(vocabulary.class_ids)
+    return np.stack([scores[..., ids == index].max(axis=-1) for index in range(count)], axis=-1)
+
+
+def load(path: str | os.PathLike) -> Segmenter:
+    """Loads a trained or converted model.
+
+    Args:
+      path: a run folder, a converted model's folder, or the name of a packaged model.
+
+    Raises:
+      UserError: the folder or its model.json is missing, holds no weights, or holds weights of
+        another architecture (the parameters are named).
+    """
+    folder = models.model_folder(str(path))
+    config = ConfigDict(load_model_json(folder))
+    missing = [section for section in _SECTIONS if section not in config]
+    if missing:
+        raise UserError(
+            f"{folder / 'model.json'} lacks the section {missing[0]!r}; train or convert the model "
+            "again."
+        )
+    graphdef, params, state = abstract_model(lambda rngs: create_system(config, rngs))
+    weights = models.load_folder_weights(folder)
+    check_fit({**params, **state}, weights, str(folder))
+    model = Model(
+        graphdef,
+        {key: weights[key] for key in params},
+        {key: weights[key] for key in state},
+        np.asarray(config.image.mean, np.float32),
+        np.asarray(config.image.std, np.float32),
+    )
+    return Segmenter(
+        model,
+        load_tokenizer(folder),
+        load_templates(config.vocabulary.templates),
+        Protocol.from_config(config.eval),
+    )

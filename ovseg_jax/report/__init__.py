@@ -1,0 +1,1 @@
+"""Pictures and pages that show a person what a model did."""

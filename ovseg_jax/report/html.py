@@ -1,0 +1,227 @@
+"""The report of an evaluation: one folder with a page and its pictures, nothing from outside."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ovseg_jax.files import atomic_write_all
+from ovseg_jax.report.colors import palette, png
+from ovseg_jax.report.overlay import paint, present_classes
+
+_FIGURES = (
+    ("mIoU", "mIoU", "mean over all classes"),
+    ("mIoU_seen", "mIoU seen", "classes with labels in training"),
+    ("mIoU_unseen", "mIoU unseen", "classes without"),
+    ("hIoU", "hIoU", "harmonic mean of the two"),
+    ("aAcc", "aAcc", "pixels that are right"),
+)
+_PAINT = 0.75  # more than over a picture alone, which stands beside
+
+_STYLE = """
+:root { --ink: #1c1e22; --faint: #6b7078; --line: #e3e5e9; --seen: #3b6fb6; --unseen: #d9731a; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1240px; padding: 32px 24px 64px; color: var(--ink);
+  font: 15px/1.45 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 40px 0 12px; }
+p, summary { color: var(--faint); margin: 0 0 12px; }
+.figures { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0; }
+.figure { border: 1px solid var(--line); border-radius: 10px; padding: 12px 18px;
+  min-width: 150px; }
+.figure b { display: block; font-size: 28px; font-variant-numeric: tabular-nums; }
+.figure small { color: var(--faint); display: block; }
+table { border-collapse: collapse; } td, th { text-align: left; padding: 3px 14px 3px 0; }
+th { color: var(--faint); font-weight: normal; } td.number { text-align: right; }
+.bars { columns: 3 300px; column-gap: 32px; font-size: 13px; }
+.bar { display: grid; grid-template-columns: 130px 1fr 44px; gap: 8px; align-items: center;
+  break-inside: avoid; height: 21px; }
+.bar span:first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.track { background: #f0f1f4; border-radius: 3px; height: 11px; }
+.fill { background: var(--seen); border-radius: 3px; height: 11px; }
+.unseen .fill, .key.unseen { background: var(--unseen); }
+.number { font-variant-numeric: tabular-nums; text-align: right; }
+.key { display: inline-block; width: 12px; height: 12px; border-radius: 3px;
+  background: var(--seen); margin: 0 5px 0 12px; vertical-align: -1px; }
+.badge { background: var(--unseen); color: white; border-radius: 8px; padding: 0 7px;
+  font-size: 12px; }
+.example { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)) 290px; gap: 14px;
+  padding: 18px 0; border-top: 1px solid var(--line); break-inside: avoid; }
+.example figure { margin: 0; } figcaption { color: var(--faint); font-size: 13px; }
+.example img { width: 100%; display: block; border-radius: 6px; }
+.example img.small { image-rendering: pixelated; }
+.legend { font-size: 13px; } .legend table { width: 100%; } .legend td, .legend th
+  { padding: 2px 8px 2px 0; } .legend .number { padding-right: 0; white-space: nowrap; }
+.chip { display: inline-block; width: 14px; height: 14px; border: 1px solid var(--ink);
+  border-radius: 3px; margin-right: 7px; vertical-align: -2px; }
+@media (max-width: 900px) { .example { grid-template-columns: repeat(3, 1fr); }
+  .legend { grid-column: 1 / -1; } }
+"""
+
+
+class Example(NamedTuple):
+    """One evaluated picture.
+
+    Attributes:
+      image: uint8 [H, W, 3].
+      truth: int [H, W]; labels beyond the classes were not counted.
+      prediction: int [H, W].
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+
+def write_report(
+    folder: str | Path,
+    result: Mapping,
+    examples: Sequence[Example],
+    names: Sequence[str],
+    unseen: Sequence[int] = (),
+    title: str = "Evaluation",
+) -> Path:
+    """Writes ``index.html`` and the pictures it shows.
+
+    Args:
+      folder: made if missing.
+      result: what `evaluate.evaluate_segmentation` returned.
+      examples: the pictures to show.
+      names: of the classes.
+      unseen: classes that had no labels in training; they are marked.
+      title: of the page.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written; nothing is left half-written.
+    """
+    folder = Path(folder)
+    files: dict[Path, bytes] = {}
+    rows = []
+    for index, example in enumerate(examples):
+        pictures = {
+            "image": example.image,
+            "truth": paint(example.image, example.truth, len(names), _PAINT),
+            "prediction": paint(example.image, example.prediction, len(names), _PAINT),
+        }
+        sources = {kind: f"pictures/{index:03d}_{kind}.png" for kind in pictures}
+        files |= {folder / sources[kind]: png(picture) for kind, picture in pictures.items()}
+        rows.append(_example_row(example, sources, names, set(unseen)))
+    page = folder / "index.html"
+    body = "\n".join(
+        [
+            f"<h1>{escape(title)}</h1>",
+            f"<p>{result['images']} pictures, {len(names)} classes, {len(set(unseen))} of them "
+            "without labels in training.</p>",
+            _figures(result),
+            "<h2>IoU of each class</h2>",
+            _bars(result["IoU"], {names[index] for index in unseen}),
+            "<h2>Pictures</h2>" if rows else "",
+            *rows,
+            "<h2>Protocol</h2>",
+            _protocol(result.get("protocol", {})),
+        ]
+    )
+    files[page] = _page(title, body).encode()
+    atomic_write_all(files)
+    return page
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style></head>\n"
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def _figures(result: Mapping) -> str:
+    cards = [
+        f'<div class="figure">{label}<b>{_number(result[key])}</b><small>{meaning}</small></div>'
+        for key, label, meaning in _FIGURES
+        if key in result
+    ]
+    return f'<div class="figures">{"".join(cards)}</div>'
+
+
+def _bars(iou: Mapping[str, float], unseen: set[str]) -> str:
+    present = {name: value for name, value in iou.items() if not math.isnan(value)}
+    bars = []
+    for name, value in sorted(present.items(), key=lambda item: -item[1]):
+        kind = "bar unseen" if name in unseen else "bar"
+        bars.append(
+            f'<div class="{kind}"><span title="{escape(name)}">{escape(name)}</span>'
+            f'<div class="track"><div class="fill" style="width:{value:.1f}%"></div></div>'
+            f'<span class="number">{value:.1f}</span></div>'
+        )
+    absent = [escape(name) for name in iou if name not in present]
+    note = f"<p>Neither labelled nor predicted: {', '.join(absent)}.</p>" if absent else ""
+    key = '<p><i class="key" style="margin-left:0"></i>seen <i class="key unseen"></i>unseen</p>'
+    return f'{key}<div class="bars">{"".join(bars)}</div>{note}'
+
+
+def _example_row(
+    example: Example, sources: Mapping[str, str], names: Sequence[str], unseen: set[int]
+) -> str:
+    height, width = example.image.shape[:2]
+    # Small pictures are enlarged by the browser, which must not blur them.
+    kind = ' class="small"' if max(height, width) < 400 else ""
+    figures = "".join(
+        f'<figure><img{kind} src="{source}" width="{width}" height="{height}" '
+        f'style="height:auto" alt="{label}"><figcaption>{label}</figcaption></figure>'
+        for label, source in sources.items()
+    )
+    return f'<div class="example">{figures}{_legend(example, names, unseen)}</div>'
+
+
+def _legend(example: Example, names: Sequence[str], unseen: set[int]) -> str:
+    counted = (example.truth >= 0) & (example.truth < len(names))
+    truth = dict(present_classes(example.truth, len(names)))
+    predicted = dict(present_classes(example.prediction, len(names)))
+    order = sorted(truth | predicted, key=lambda k: (-truth.get(k, 0), -predicted.get(k, 0)))
+    lines = []
+    for index in order:
+        color = "#{:02x}{:02x}{:02x}".format(*palette(len(names))[index])
+        badge = ' <span class="badge">unseen</span>' if index in unseen else ""
+        shares = "".join(
+            f'<td class="number">{_share(found.get(index))}</td>' for found in (truth, predicted)
+        )
+        lines.append(
+            f'<tr><td><i class="chip" style="background:{color}"></i>{escape(names[index])}'
+            f"{badge}</td>{shares}</tr>"
+        )
+    right = (example.truth == example.prediction)[counted]
+    caption = (
+        f"<p>{100 * right.mean():.0f} % of the labelled pixels right</p>" if right.size else ""
+    )
+    head = '<tr><th></th><th class="number">truth</th><th class="number">predicted</th></tr>'
+    return f'<div class="legend">{caption}<table>{head}{"".join(lines)}</table></div>'
+
+
+def _share(share: float | None) -> str:
+    if share is None:
+        return "–"
+    return "&lt; 1 %" if share < 0.01 else f"{100 * share:.0f} %"
+
+
+def _protocol(protocol: Mapping) -> str:
+    rows = "".join(
+        f"<tr><th>{escape(str(key))}</th><td>{escape(_plain(value))}</td></tr>"
+        for key, value in protocol.items()
+    )
+    return f"<table>{rows}</table>"
+
+
+def _plain(value) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)

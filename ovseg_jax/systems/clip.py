@@ -1,0 +1,108 @@
+"""CLIP as a system: contrastive training on captions, and its training-free dense read-out.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021. The
+dense read-out compares every projected patch token with every name; it needs no mask at all and is
+the starting point that a trained segmenter has to beat.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ovseg_jax.losses.contrastive import contrastive_loss
+from ovseg_jax.networks.clip import (
+    CLIP,
+    CLIPConfig,
+    TextConfig,
+    ViTConfig,
+    encode_prompts,
+    normalize,
+)
+from ovseg_jax.ops.resize import resize
+from ovseg_jax.text.vocabulary import Vocabulary
+from ovseg_jax.training.partition import ParamGroup
+
+MAX_LOGIT_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class ClipSystemConfig:
+    """What the system needs besides the sizes of its towers."""
+
+    clip: CLIPConfig
+    max_logit_scale: float = MAX_LOGIT_SCALE  # paper, section 2.5
+
+
+class ClipSystem(nnx.Module):
+    """CLIP with a contrastive loss and a dense prediction."""
+
+    def __init__(self, config: ClipSystemConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.clip = CLIP(config.clip, rngs=rngs, dtype=dtype)
+        self.config = config
+
+    def encode_vocabulary(self, tokens: jax.Array) -> jax.Array:
+        """Tokens int [n, P, L] -> unit-length class embeddings float32 [n, E]."""
+        return encode_prompts(self.clip.text, tokens)
+
+    def loss(self, batch, vocabulary: Vocabulary | None, rngs: nnx.Rngs | None):
+        """Symmetric cross-entropy over the global batch of (image, caption) pairs.
+
+        Args:
+            batch: ``image`` float32 [B, H, W, 3] normalised, ``text`` int32 [B, L].
+            vocabulary: unused; captions are the supervision.
+            rngs: unused; CLIP has no dropout.
+
+        Returns:
+            The loss and the scalars ``accuracy`` (image to text, in the batch) and ``logit_scale``.
+        """
+        image = normalize(self.clip.encode_image(batch["image"]))
+        text = normalize(self.clip.encode_text(batch["text"]))
+        scale = jnp.minimum(jnp.exp(self.clip.logit_scale[...]), self.config.max_logit_scale)
+        loss = contrastive_loss(image, text, scale)
+        hit = (image @ text.T).argmax(-1) == jnp.arange(len(image))
+        return loss, {"accuracy": hit.mean(), "logit_scale": scale}
+
+    def predict(self, image: jax.Array, vocabulary: Vocabulary) -> jax.Array:
+        """Cosine similarity of every pixel and name, times the learned scale.
+
+        Args:
+            image: float32 [B, H, W, 3], normalised.
+            vocabulary: N rows.
+
+        Returns:
+            float32 [B, H, W, N], bilinear from the patch grid.
+        """
+        vit = self.clip.image
+        tokens = vit.embed(image)
+        for block in vit.blocks:
+            tokens = block(tokens)
+        patches = normalize(vit.project(tokens)[:, 1:])  # [B, h·w, E]
+        similarity = patches @ vocabulary.embeddings.T * jnp.exp(self.clip.logit_scale[...])
+        grid = similarity.reshape(len(image), *vit.grid(image), -1)  # [B, h, w, N]
+        return resize(grid, image.shape[1:3])
+
+    def param_groups(self) -> tuple[ParamGroup, ...]:
+        """All parameters train; gains, biases and tables do not decay (paper, section 2.5)."""
+        undecayed = r"(bias|scale|logit_scale|positions|class_token)$"
+        return (ParamGroup(undecayed, weight_decay=0.0), ParamGroup(""))
+
+
+def clip_config(config: ConfigDict) -> CLIPConfig:
+    """Reads the sizes of the towers from ``embed_dim``, ``image`` and ``text`` of a section."""
+    return CLIPConfig(
+        embed_dim=config.embed_dim,
+        image=ViTConfig(**config.image),
+        text=TextConfig(**config.text),
+    )
+
+
+def create(config: ConfigDict, rngs: nnx.Rngs) -> ClipSystem:
+    """Builds the system from a run's config (sections ``system.clip`` and ``dtype``)."""
+    return ClipSystem(
+        ClipSystemConfig(clip=clip_config(config.system.clip)),
+        rngs=rngs,
+        dtype=jnp.dtype(config.dtype),
+    )

@@ -1,0 +1,1 @@
+"""Text in: tokenizers, prompt templates, label spaces and vocabularies."""

@@ -1,0 +1,188 @@
+"""Label spaces: the classes of a data set, the words that name them, and what is held out.
+
+Packaged as JSON in `label_spaces/`, one file per data set *and naming*, because published scores
+depend on the exact strings.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ovseg_jax.errors import UserError
+
+_FOLDER = Path(__file__).parent / "label_spaces"
+_FIELDS = (
+    "name",
+    "classes",
+    "canonical",
+    "seen",
+    "unseen",
+    "ignore_label",
+    "background",
+    "reduce_zero_label",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a data set in evaluation order.
+
+    Attributes:
+      name: what it is, for reports.
+      classes: query strings of each class; several are synonyms, each its own text query.
+      seen: indices of the classes whose masks may be trained on; both tuples are empty where a
+        data set has no such split.
+      unseen: indices of the held-out classes.
+      ignore_label: value of pixels that do not count.
+      background: index of the background class, or None.
+      reduce_zero_label: label files count from 1, 0 is to be ignored.
+      canonical: the data set's own class names where they differ from the queries.
+      extra: whatever else the file says (folds, remapping tables, notes).
+    """
+
+    name: str
+    classes: tuple[tuple[str, ...], ...]
+    seen: tuple[int, ...] = ()
+    unseen: tuple[int, ...] = ()
+    ignore_label: int = 255
+    background: int | None = None
+    reduce_zero_label: bool = False
+    canonical: tuple[str, ...] = ()
+    extra: Mapping = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self):
+        if not self.classes:
+            raise UserError(f"label space {self.name!r} has no class, give it at least one name")
+        if any(not words or not all(word.strip() for word in words) for words in self.classes):
+            raise UserError(f"label space {self.name!r} has a class without a name")
+        outside = [i for i in (*self.seen, *self.unseen) if not 0 <= i < len(self.classes)]
+        if outside:
+            raise UserError(
+                f"label space {self.name!r} lists class {outside[0]} as seen or unseen but has "
+                f"only {len(self.classes)} classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """First query string of each class."""
+        return tuple(words[0] for words in self.classes)
+
+    @property
+    def display_names(self) -> tuple[str, ...]:
+        """The data set's own class names, for tables and legends."""
+        return self.canonical or self.names
+
+    def subset(self, which: str) -> tuple[int, ...]:
+        """Returns class indices in ascending order.
+
+        Args:
+          which: 'all', 'seen' or 'unseen'.
+
+        Raises:
+          UserError: for another word, or a split that this label space does not have.
+        """
+        if which == "all":
+            return tuple(range(len(self.classes)))
+        if which not in ("seen", "unseen"):
+            raise UserError(f"unknown subset {which!r} of classes, use 'all', 'seen' or 'unseen'")
+        indices = self.seen if which == "seen" else self.unseen
+        if not indices:
+            raise UserError(f"label space {self.name!r} has no {which} classes, use 'all'")
+        return tuple(sorted(indices))
+
+
+def label_space_names() -> tuple[str, ...]:
+    """Returns the names of the packaged label spaces."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.json")))
+
+
+def load_label_space(name_or_path: str | Path) -> LabelSpace:
+    """Loads a packaged label space by name, or one's own from a JSON file.
+
+    Args:
+      name_or_path: a name of `label_space_names()`, or a path that ends in .json. Such a file
+        needs `classes` (a list of names, or of lists of synonyms); see `LabelSpace` for the rest.
+
+    Raises:
+      UserError: for an unknown name, a missing or unreadable file, or classes that are empty or
+        named twice.
+    """
+    packaged = _FOLDER / f"{name_or_path}.json"
+    if str(name_or_path) in label_space_names():
+        # Two published lists name a word twice ('bed', 'screen'); their scores contain that.
+        return _from_json(json.loads(packaged.read_text(encoding="utf-8")), packaged.stem)
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        near = difflib.get_close_matches(str(name_or_path), label_space_names(), 1, cutoff=0.0)
+        raise UserError(
+            f"unknown label space {str(name_or_path)!r}, did you mean {near[0]!r}? "
+            "A file of your own ends in .json"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        space = _from_json(content, path.stem)
+    except FileNotFoundError:
+        raise UserError(f"there is no label space file {str(path)!r}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"cannot read label space {str(path)!r}: {error!r}") from None
+    _check_unique(space)
+    return space
+
+
+def from_words(words: str | Sequence[str], name: str = "words") -> LabelSpace:
+    """Makes a label space from a user's own words.
+
+    Args:
+      words: classes separated by ';' (or given one by one), synonyms within a class by ',' :
+        "cat; grass, lawn" has two classes, the second with two queries.
+      name: of the result.
+
+    Raises:
+      UserError: when there is no word, or one occurs twice.
+    """
+    parts = words.split(";") if isinstance(words, str) else words
+    classes = [
+        tuple(re.sub(r"\s+", " ", word).strip() for word in part.split(",") if word.strip())
+        for part in parts
+    ]
+    classes = [synonyms for synonyms in classes if synonyms]
+    if not classes:
+        raise UserError("the list of words is empty, name at least one class: 'cat; grass, lawn'")
+    space = LabelSpace(name, tuple(classes))
+    _check_unique(space)
+    return space
+
+
+def _check_unique(space: LabelSpace) -> None:
+    counts = Counter(word.strip().lower() for words in space.classes for word in words)
+    repeated = [word for word, count in counts.items() if count > 1]
+    if repeated:
+        raise UserError(f"{repeated[0]!r} is named twice, leave one of them out")
+
+
+def _from_json(content: Mapping, stem: str) -> LabelSpace:
+    classes = [(words,) if isinstance(words, str) else tuple(words) for words in content["classes"]]
+    canonical = tuple(content.get("canonical", ()))
+    if canonical and len(canonical) < len(classes):
+        # Queries beyond the evaluated classes are all names of the last one (PAS-20b's background).
+        last = len(canonical) - 1
+        classes[last:] = [tuple(word for words in classes[last:] for word in words)]
+    ignore = content.get("ignore_label")
+    return LabelSpace(
+        name=content.get("name", stem),
+        classes=tuple(classes),
+        seen=tuple(content.get("seen", ())),
+        unseen=tuple(content.get("unseen", ())),
+        ignore_label=255 if ignore is None else ignore,
+        background=content.get("background"),
+        reduce_zero_label=bool(content.get("reduce_zero_label")),
+        canonical=canonical,
+        extra={key: value for key, value in content.items() if key not in _FIELDS},
+    )

@@ -1,0 +1,1 @@
+"""Mesh and sharding, parameter groups, optimizers, schedules, checkpoints and logs."""

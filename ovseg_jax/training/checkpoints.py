@@ -1,0 +1,166 @@
+"""Checkpoints of a run: atomic, resumable to the exact next step, readable without the optimizer.
+
+Orbax writes them; this module is the only one that knows. A checkpoint has three items: ``params``
+(the trained parameters by path, averaged ones under ``ema``), ``training`` (statistics, optimizer
+and step) and ``meta`` (JSON). A directory that a kill left half-written is never taken for one.
+"""
+
+import errno
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ovseg_jax.errors import UserError
+from ovseg_jax.params import Flat
+
+
+def _leaves(tree) -> Flat:
+    """Any tree as ``{key path: leaf}``: the structure of an optimizer state lives in the code."""
+    return {
+        jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _check_leaves(expected: Mapping, saved: Mapping, origin: Path) -> None:
+    def differs(key):
+        return key not in saved or tuple(saved[key].shape) != tuple(expected[key].shape)
+
+    wrong = sorted({key for key in expected if differs(key)} | (set(saved) - set(expected)))
+    if wrong:
+        raise UserError(
+            f"checkpoint {origin} belongs to another model or optimizer: {len(wrong)} arrays differ, "
+            f"first {wrong[0]}; resume with the config that made it, or use another --workdir."
+        )
+
+
+class Checkpoints:
+    """The checkpoints of one run folder; use as a context manager."""
+
+    def __init__(self, workdir: str | Path, keep: int = 2):
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
+        self.directory = Path(workdir).absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=True, create=True
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._guard(self._manager.wait_until_finished)
+        self._manager.close()
+
+    def _guard(self, call):
+        """Runs a write and turns a full disk into one sentence; earlier checkpoints stay."""
+        try:
+            return call()
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+                raise UserError(
+                    f"the disk is full: no checkpoint could be saved in {self.directory}; free some "
+                    "space and start the same command again, it resumes from the last good one."
+                ) from error
+            raise
+
+    def steps(self) -> list[int]:
+        """The steps that have a complete checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: Mapping, meta: Mapping) -> None:
+        """Saves a train state (`step`, `params`, optional `ema`, `stats`, `opt_state`)."""
+        args = self._ocp.args
+        rest = {"stats": state["stats"], "opt_state": state["opt_state"], "step": state["step"]}
+        weights = {"params": state["params"], **({"ema": state["ema"]} if "ema" in state else {})}
+        items = args.Composite(
+            params=args.StandardSave(_leaves(weights)),
+            training=args.StandardSave(_leaves(rest)),
+            meta=args.JsonSave(dict(meta)),
+        )
+        self._guard(lambda: self._manager.save(int(state["step"]), args=items))
+
+    def _restore(self, step: int, **items):
+        try:
+            return self._manager.restore(step, args=self._ocp.args.Composite(**items))
+        except Exception as error:  # orbax raises many types for a damaged directory
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} is damaged "
+                f"({type(error).__name__}); start again with --resume=previous to use the one "
+                "before it, or delete it."
+            ) from error
+
+    def restore(self, abstract_state: Mapping, step: int) -> dict:
+        """Restores a whole train state onto the shardings that `abstract_state` asks for."""
+        args = self._ocp.args
+        weights = {key: abstract_state[key] for key in ("params", "ema") if key in abstract_state}
+        rest = {key: abstract_state[key] for key in ("stats", "opt_state", "step")}
+        restored = {}
+        for item, tree in (("params", weights), ("training", rest)):
+            _check_leaves(_leaves(tree), self._metadata(step, item), self.directory / str(step))
+            wanted = args.StandardRestore(_leaves(tree))
+            leaves = self._restore(step, **{item: wanted})[item]
+            structure = jax.tree.structure(tree)
+            restored |= jax.tree.unflatten(structure, [leaves[key] for key in _leaves(tree)])
+        return restored
+
+    def _metadata(self, step: int, item: str) -> Mapping:
+        metadata = self._restore_metadata(step)[item]
+        return metadata.tree if hasattr(metadata, "tree") else metadata
+
+    def _restore_metadata(self, step: int):
+        try:
+            metadata = self._manager.item_metadata(step)
+            if metadata["params"] is None or metadata["training"] is None:
+                raise ValueError("no metadata")
+            return metadata
+        except Exception as error:  # as above: the type depends on what is damaged
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} is damaged ({type(error).__name__}); start "
+                "again with --resume=previous to use the one before it, or delete it."
+            ) from error
+
+    def restore_weights(self, step: int) -> Flat:
+        """Restores the trained parameters by path as numpy arrays (averaged ones where kept)."""
+        shapes = self._metadata(step, "params")
+        wanted = {key: np.empty(leaf.shape, leaf.dtype) for key, leaf in shapes.items()}
+        leaves = self._restore(step, params=self._ocp.args.StandardRestore(wanted))["params"]
+        kind = "['ema']" if any(key.startswith("['ema']") for key in leaves) else "['params']"
+        return {
+            key[len(kind) + 2 : -2]: np.asarray(value)
+            for key, value in leaves.items()
+            if key.startswith(kind)
+        }
+
+
+def latest_step(workdir: str | Path) -> int | None:
+    """Returns the newest complete checkpoint of a run folder, or None."""
+    if not (Path(workdir) / "checkpoints").is_dir():
+        return None
+    with Checkpoints(workdir) as checkpoints:
+        return max(checkpoints.steps(), default=None)
+
+
+def restore_latest_parameters(workdir: str | Path) -> Flat:
+    """Returns the trained parameters of the newest checkpoint of a run folder, by path.
+
+    Raises:
+        UserError: there is no checkpoint, or the newest is damaged.
+    """
+    step = latest_step(workdir)
+    if step is None:
+        raise UserError(f"{workdir} holds no checkpoint; train first, or give another --workdir.")
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.restore_weights(step)
+
+
+def copy_config(workdir: str | Path) -> dict:
+    """Reads the configuration that a run was started with."""
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} has no config.json; it is not the folder of a run.")
+    return json.loads(path.read_text())

@@ -1,0 +1,58 @@
+"""Learning rates as functions of the step."""
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ovseg_jax.errors import UserError
+
+
+def poly(base: float, steps: int, power: float, min_lr: float):
+    """Polynomial decay from ``base`` to ``min_lr`` over ``steps`` (mmcv's 'poly' policy)."""
+
+    def schedule(step):
+        fraction = jnp.clip(1.0 - step / steps, 0.0, 1.0)
+        return (base - min_lr) * fraction**power + min_lr
+
+    return schedule
+
+
+def cosine(base: float, steps: int, min_lr: float):
+    """Half a cosine from ``base`` to ``min_lr`` over ``steps``."""
+
+    def schedule(step):
+        progress = jnp.clip(step / steps, 0.0, 1.0)
+        return min_lr + 0.5 * (base - min_lr) * (1.0 + jnp.cos(jnp.pi * progress))
+
+    return schedule
+
+
+def linear_warmup(schedule, warmup_steps: int, ratio: float):
+    """Scales the first steps of a schedule linearly from ``ratio`` to 1 (mmcv's 'linear')."""
+
+    def warmed(step):
+        missing = (1.0 - jnp.clip(step / warmup_steps, 0.0, 1.0)) * (1.0 - ratio)
+        return schedule(step) * (1.0 - missing)
+
+    return warmed if warmup_steps else schedule
+
+
+def build_schedule(config: ConfigDict, base: float, steps: int):
+    """Returns ``step -> rate`` for one parameter group.
+
+    Args:
+        config: fields ``name`` ('poly', 'cosine' or 'constant'), ``power``, ``min_lr`` (absolute,
+            not multiplied by the group's factor), ``warmup_steps`` and ``warmup_ratio``.
+        base: the group's own base rate.
+        steps: the length of the run.
+    """
+    if config.name == "poly":
+        schedule = poly(base, steps, config.power, config.min_lr)
+    elif config.name == "cosine":
+        schedule = cosine(base, steps, config.min_lr)
+    elif config.name == "constant":
+        schedule = lambda step: jnp.full_like(step, base, dtype=jnp.float32)  # noqa: E731
+    else:
+        raise UserError(
+            f"unknown schedule '{config.name}'; config.schedule.name is poly, cosine or constant."
+        )
+    return linear_warmup(schedule, config.warmup_steps, config.warmup_ratio)

@@ -1,0 +1,76 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_jax import files
+from ovseg_jax.errors import UserError
+from ovseg_jax.report.html import Example, write_report
+
+NAMES = ("sky", "grass & co", "<b>lawn")
+RESULT = {
+    "images": 7,
+    "mIoU": 40.0,
+    "mIoU_unseen": float("nan"),
+    "aAcc": 90.0,
+    "IoU": {"sky": 20.0, "grass & co": 60.0, "<b>lawn": float("nan")},
+    "protocol": {"crop": 96, "queries": ["sky", "grass & co", "<b>lawn"]},
+}
+
+
+def example(size=(12, 16)):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, size)
+    truth[0] = 255
+    image = rng.integers(0, 256, (*size, 3), np.uint8)
+    return Example(image, truth, np.where(truth == 255, 0, truth))
+
+
+class Balance(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
+    page = write_report(tmp_path / "report", RESULT, [example()], NAMES, unseen=[2], title="A & B")
+    text = page.read_text()
+    parser = Balance()
+    parser.feed(text)
+    assert not parser.open and "http" not in text
+    assert len(parser.sources) == 3
+    for source in parser.sources:
+        assert Image.open(page.parent / source).size == (16, 12)
+    assert "&lt;b&gt;lawn" in text and "<b>lawn" not in text
+    assert text.count('class="badge">unseen') == 1
+    assert re.search(r"grass &amp; co.*sky", text, re.S)  # sorted by IoU
+    assert "Neither labelled nor predicted: &lt;b&gt;lawn" in text
+    assert "100 % of the labelled pixels right" in text
+
+
+def test_a_report_without_pictures(tmp_path):
+    text = write_report(tmp_path, RESULT, [], NAMES).read_text()
+    assert "<h2>Pictures" not in text and "–" in text
+
+
+def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):
+    page = write_report(tmp_path, RESULT, [], NAMES, title="old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError, match="disk is full"):
+        write_report(tmp_path, RESULT, [example()], NAMES, title="new")
+    assert "old" in page.read_text()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path != page]

@@ -1,0 +1,113 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from fake_system import scene
+from PIL import Image
+from test_predict import model_folder  # noqa: F401 (a fixture)
+
+from ovseg_jax import cli, files
+from ovseg_jax.weights import save_weights
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    paths = []
+    for index, size in enumerate(((30, 40), (25, 31))):
+        paths.append(str(tmp_path / f"p{index}.png"))
+        Image.fromarray(scene(*size, seed=index)[0]).save(paths[-1])
+    return paths
+
+
+def segment(model, output, *rest, words="red; green; blue; white"):
+    return cli.main(
+        ["segment", *rest, f"--words={words}", f"--model={model}", f"--output={output}"]
+    )
+
+
+def test_segment_writes_three_files_per_picture(model_folder, pictures, tmp_path, capsys):  # noqa: F811
+    output = tmp_path / "out"
+    assert segment(model_folder, output, *pictures) == 0
+    names = sorted(path.name for path in output.iterdir())
+    assert names == sorted(
+        f"p{k}{kind}" for k in (0, 1) for kind in ("_labels.png", "_overlay.png", ".json")
+    )
+    labels = np.asarray(Image.open(output / "p1_labels.png"))
+    assert np.array_equal(labels, scene(25, 31, seed=1)[1])
+    assert json.loads((output / "p1.json").read_text())["width"] == 31
+    assert "p0_overlay.png" in capsys.readouterr().out
+
+
+def test_a_bad_picture_is_reported_and_the_rest_goes_on(model_folder, pictures, tmp_path, capsys):  # noqa: F811
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    assert segment(model_folder, tmp_path / "out", str(bad), *pictures) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "bad.png is not a picture" in error
+    assert (tmp_path / "out/p1.json").is_file() and not (tmp_path / "out/bad.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [("", "empty"), (" ; ", "empty"), ("red; red", "named twice")]
+)
+def test_bad_words(model_folder, pictures, tmp_path, capsys, words, message):  # noqa: F811
+    assert segment(model_folder, tmp_path / "out", *pictures, words=words) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_missing_model(pictures, tmp_path, capsys):
+    assert segment(tmp_path / "nowhere", tmp_path / "out", *pictures) == 1
+    error = capsys.readouterr().err
+    assert "no model folder" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_another_architecture(model_folder, pictures, tmp_path, capsys):  # noqa: F811
+    weights = {"colors": np.zeros((9, 3), np.float32), "gain": np.zeros((), np.float32)}
+    save_weights(model_folder / "model.safetensors", weights)
+    assert segment(model_folder, tmp_path / "out", *pictures) == 1
+    error = capsys.readouterr().err
+    assert "(9, 3) instead of (5, 3)" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk(model_folder, pictures, tmp_path, capsys, monkeypatch):  # noqa: F811
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    assert segment(model_folder, tmp_path / "out", *pictures) == 1
+    error = capsys.readouterr().err
+    assert "the disk is full; free some space" in error and error.count("\n") == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other():
+    assert cli._stems(["a/x.png", "b/x.jpg", "x_2.png", "y.png"]) == ["x", "x_2", "x_2_2", "y"]
+
+
+def test_parity_is_passed_on(monkeypatch):
+    from ovseg_jax.parity import runner
+
+    seen = []
+    monkeypatch.setattr(runner, "main", lambda files: seen.append(files) or 1)
+    assert cli.main(["parity", "a.npz", "b.npz"]) == 1
+    assert seen == [["a.npz", "b.npz"]]
+
+
+def test_help_has_examples(capsys):
+    for arguments in (["--help"], ["segment", "--help"], ["parity", "--help"], ["--version"]):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(arguments)
+        assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert 'ovseg segment photo.jpg --words "' in out and "ovseg parity" in out
+
+
+def test_help_does_not_wait_for_jax():
+    code = "import sys, ovseg_jax.cli; print('jax' in sys.modules, 'PIL' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["False", "False"]

@@ -1,0 +1,139 @@
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fake_system import NAMES, color_model, color_vocabulary, scene
+
+from ovseg_jax import evaluate, files
+from ovseg_jax.errors import UserError
+from ovseg_jax.evaluate import (
+    evaluate_retrieval,
+    evaluate_segmentation,
+    evaluate_zero_shot,
+    write_result,
+)
+from ovseg_jax.inference import Protocol, segment
+from ovseg_jax.text.label_space import LabelSpace
+
+SPACE = LabelSpace("colours", tuple((name,) for name in NAMES), seen=(0, 1), unseen=(2, 3))
+
+
+def examples(sizes, wrong=0):
+    for index, size in enumerate(sizes):
+        image, label = scene(*size, seed=index)
+        label[:2, :2] = 255
+        label[-1:, :wrong] = (label[-1:, :wrong] + 1) % len(NAMES)
+        yield {"image": image, "label": label, "valid": True}
+    yield {"image": image, "label": label, "valid": False}
+
+
+def run(sizes, protocol=None, **options):
+    return evaluate_segmentation(
+        color_model(),
+        color_vocabulary(),
+        examples(sizes, wrong=3),
+        SPACE,
+        protocol or Protocol(),
+        **{"batch_size": 4, **options},
+    )
+
+
+def test_every_valid_pixel_counts_once():
+    seen = []
+    original = evaluate._count
+    evaluate_count = lambda *args: seen.append(original(*args)) or seen[-1]  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "_count", evaluate_count)
+        result, shown = run([(24, 32)] * 5 + [(20, 28)], report_images=3)
+    assert sum(int(matrix.sum()) for matrix in seen) == 5 * 24 * 32 + 20 * 28 - 6 * 4
+    assert result["images"] == 6 and len(shown) == 3 and len(seen) == 3
+    assert result["aAcc"] == pytest.approx(100 * (1 - 6 * 3 / (5 * 24 * 32 + 20 * 28 - 6 * 4)))
+    assert set(result["IoU"]) == set(NAMES)
+    assert result["mIoU"] == pytest.approx(np.mean(list(result["IoU"].values())))
+    seen_iou, unseen_iou = result["mIoU_seen"], result["mIoU_unseen"]
+    assert result["hIoU"] == pytest.approx(2 / (1 / seen_iou + 1 / unseen_iou))
+    assert result["protocol"]["unseen"] == ["blue", "white"]
+
+
+def test_batches_do_not_change_the_result_and_the_last_one_compiles_nothing():
+    result, _ = run([(24, 32)] * 5, batch_size=5)
+    compiled = segment._cache_size()
+    again, _ = run([(24, 32)] * 3 + [(24, 32)] * 2, batch_size=4)
+    assert segment._cache_size() <= compiled + 1
+    assert again == result
+
+
+def test_resized_pictures_are_scored_at_their_own_size():
+    protocol = Protocol(short_side=48, crop=48, stride=32)
+    result, shown = run([(24, 40), (30, 30)], protocol, report_images=9)
+    assert result["aAcc"] > 95
+    for example in shown:
+        assert example.image.shape[:2] == example.truth.shape == example.prediction.shape
+        assert (example.truth == example.prediction).mean() > 0.9
+
+
+def test_result_file_is_json_without_nan_and_survives_a_full_disk(tmp_path, monkeypatch):
+    path = write_result(tmp_path, {"mIoU": float("nan"), "IoU": {"a": 1.5}, "names": ("a",)})
+    assert json.loads(path.read_text()) == {"mIoU": None, "IoU": {"a": 1.5}, "names": ["a"]}
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(UserError, match="disk is full"):
+        write_result(tmp_path, {"mIoU": 3.0})
+    assert json.loads(path.read_text())["mIoU"] is None
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+
+
+def full_disk(_):
+    raise OSError(28, "No space left on device")
+
+
+def retrieval_batch(features, tokens, valid=None):
+    batch = {"image": features, "text": tokens}
+    return batch | ({} if valid is None else {"valid": valid})
+
+
+def test_retrieval_ranks():
+    features = np.eye(4, dtype=np.float32)
+    tokens = np.arange(4, dtype=np.int32)[:, None]
+
+    def encode_text(tokens):  # the captions of 2 and 3 point at each other's pictures
+        return jnp.asarray(2 * features[[0, 1, 3, 2]][tokens[:, 0]] + 0.1)
+
+    batches = [
+        retrieval_batch(features[:3], tokens[:3]),
+        retrieval_batch(features[[3, 0]], tokens[[3, 0]], np.asarray([True, False])),
+    ]
+    result = evaluate_retrieval(jnp.asarray, encode_text, batches, ranks=(1, 4))
+    assert result == {"R@1": 50.0, "R@4": 100.0, "pictures": 4}
+    same = retrieval_batch(features, np.zeros((4, 1), np.int32))
+    assert evaluate_retrieval(jnp.asarray, encode_text, [same])["R@1"] == 100.0
+
+
+def test_retrieval_without_information_is_not_perfect():
+    batch = retrieval_batch(np.ones((4, 2), np.float32), np.arange(4)[:, None])
+    result = evaluate_retrieval(jnp.asarray, lambda t: jnp.ones((len(t), 2)), [batch])
+    assert result["R@1"] == 0.0
+
+
+def test_zero_shot_accuracy():
+    vocabulary = color_vocabulary()
+    colors = np.asarray(vocabulary.embeddings)[:4]
+    batch = {
+        "image": colors[[0, 1, 2, 3, 0]],
+        "class_id": np.asarray([0, 1, 2, 2, 3]),
+        "valid": np.asarray([True, True, True, True, False]),
+    }
+    unit = vocabulary.embeddings / jnp.maximum(
+        jnp.linalg.norm(vocabulary.embeddings, axis=-1, keepdims=True), 1e-9
+    )
+    vocabulary = type(vocabulary)(unit, vocabulary.class_ids, vocabulary.seen)
+    result = evaluate_zero_shot(jnp.asarray, vocabulary, [batch], unseen=(2,))
+    assert result == {"accuracy": 75.0, "accuracy_unseen": 50.0, "pictures": 4}
+    result = evaluate_zero_shot(jnp.asarray, vocabulary, [batch])
+    assert math.isnan(result["accuracy_unseen"])
+
+
+def test_classes_of_one_name_are_told_apart():
+    space = LabelSpace("beds", (("bed",), ("lamp",), ("bed",)))
+    assert evaluate.class_names(space) == ("bed", "lamp", "bed (2)")

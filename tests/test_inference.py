@@ -1,0 +1,215 @@
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fake_system import COLORS, color_model, color_vocabulary, scene
+
+from ovseg_jax import inference
+from ovseg_jax.inference import (
+    Model,
+    Protocol,
+    encode_vocabulary,
+    lay_on_canvas,
+    resize_scores,
+    resized_size,
+    segment,
+    segment_canvases,
+    sliding_scores,
+)
+from ovseg_jax.ops.resize import interpolation_matrix, resize
+from ovseg_jax.ops.windows import num_windows
+
+GOLDEN = Path(__file__).parents[2] / "shared/golden/metrics/mmseg_slide_tta.npz"
+
+
+def predict_by_color(model, vocabulary):
+    return lambda windows: model.system().predict(windows, vocabulary)
+
+
+def sliding_reference(predict, image, crop, stride):
+    """mmsegmentation's loop over one picture, in numpy."""
+    sums = count = 0.0
+    height, width = image.shape[:2]
+    for row in range(num_windows(height, crop, stride)):
+        for column in range(num_windows(width, crop, stride)):
+            y = max(min(row * stride, height - crop), 0)
+            x = max(min(column * stride, width - crop), 0)
+            scores = np.asarray(predict(image[None, y : y + crop, x : x + crop]))[0]
+            if np.ndim(sums) == 0:
+                sums = np.zeros((height, width, scores.shape[-1]))
+                count = np.zeros((height, width, 1))
+            sums[y : y + crop, x : x + crop] += scores
+            count[y : y + crop, x : x + crop] += 1
+    return sums / count
+
+
+@pytest.mark.parametrize("window_batch", [1, 5, 100])
+def test_sliding_scores_equal_the_loop(window_batch):
+    model, vocabulary = color_model(context=1.0), color_vocabulary()
+    predict = predict_by_color(model, vocabulary)
+    sizes = [(37, 50), (32, 44)]
+    images = np.zeros((2, 48, 64, 3), np.float32)
+    for image, size in zip(images, sizes, strict=True):
+        image[: size[0], : size[1]] = np.random.default_rng(0).normal(size=(*size, 3))
+    slide = functools.partial(
+        sliding_scores, predict, crop=(16, 16), stride=(8, 8), window_batch=window_batch
+    )
+    scores = jax.jit(slide)(jnp.asarray(images), jnp.asarray(sizes))
+    for found, image, (height, width) in zip(scores, images, sizes, strict=True):
+        wanted = sliding_reference(predict, image[:height, :width], 16, 8)
+        np.testing.assert_allclose(found[:height, :width], wanted, atol=1e-5)
+
+
+def test_scores_return_to_the_original_size_like_a_static_resize():
+    scores = np.random.default_rng(1).normal(size=(2, 24, 40, 3)).astype(np.float32)
+    sizes, originals = [(20, 37), (24, 31)], [(33, 50), (16, 64)]
+    resize_padded = jax.jit(resize_scores, static_argnums=3)
+    found = resize_padded(scores, jnp.asarray(sizes), jnp.asarray(originals), (40, 64))
+    for index, ((h, w), (height, width)) in enumerate(zip(sizes, originals, strict=True)):
+        wanted = resize(jnp.asarray(scores[index, :h, :w]), (height, width))
+        np.testing.assert_allclose(found[index, :height, :width], wanted, atol=1e-5)
+        assert not np.any(found[index, height:]) and not np.any(found[index, :, width:])
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("short_side", [0, 40])
+def test_labels_of_pictures_that_share_a_canvas(short_side, flip):
+    """Sizes as data give what each picture alone gives, computed step by step."""
+    protocol = Protocol(short_side=short_side, crop=32, stride=16, flip=flip)
+    model, vocabulary = color_model(context=0.3), color_vocabulary()
+    predict = predict_by_color(model, vocabulary)
+    pictures = [scene(50, 66, seed=1)[0], scene(49, 70, seed=2)[0]]
+    canvases = [lay_on_canvas(picture, protocol) for picture in pictures]
+    assert len({canvas.pixels.shape for canvas in canvases}) == 1
+    labels, scores = segment_canvases(model, vocabulary, canvases, protocol, with_scores=True)
+    for index, canvas in enumerate(canvases):
+        height, width = canvas.original_size
+        resized = canvas.pixels[: canvas.size[0], : canvas.size[1]]
+        resized = (resized.astype(np.float32) - model.mean) / model.std
+        maps = []
+        for step in (1, -1) if flip else (1,):
+            slid = sliding_reference(predict, resized[:, ::step], 32, 16)
+            back = resize(jnp.asarray(slid[..., :4]), (height, width))[:, ::step]
+            maps.append(jax.nn.softmax(back, axis=-1) if flip else back)
+        wanted = np.mean(maps, axis=0)
+        np.testing.assert_allclose(scores[index, :height, :width, :4], wanted, atol=1e-4)
+        agreement = (labels[index, :height, :width] == wanted.argmax(-1)).mean()
+        assert agreement > 0.999
+
+
+def test_whole_mode_and_pictures_smaller_than_the_window():
+    image, label = scene(40, 30)
+    model, vocabulary = color_model(), color_vocabulary()
+    for protocol in (Protocol(), Protocol(crop=64, stride=32), Protocol(short_side=60)):
+        canvas = lay_on_canvas(image, protocol)
+        labels, _ = segment_canvases(model, vocabulary, [canvas], protocol)
+        assert (np.asarray(labels[0])[:40, :30] == label).mean() > 0.95
+
+
+def test_padding_rows_are_never_predicted_and_synonyms_share_a_class():
+    image, label = scene(32, 32)
+    vocabulary = color_vocabulary(rows=16)
+    # Padding is black, which is what a black picture is nearest to.
+    canvas = lay_on_canvas(np.zeros_like(image), Protocol())
+    labels, scores = segment_canvases(color_model(), vocabulary, [canvas], Protocol(), True)
+    assert labels.min() >= 0 and np.all(np.isneginf(np.asarray(scores)[..., 4:]))
+    both = color_vocabulary(rows=16)
+    both = type(both)(both.embeddings, jnp.where(both.class_ids == 2, 0, both.class_ids), both.seen)
+    labels, _ = segment_canvases(
+        color_model(), both, [lay_on_canvas(image, Protocol())], Protocol()
+    )
+    assert np.array_equal(np.asarray(labels)[0], np.where(label == 2, 0, label))
+
+
+def test_new_sizes_and_new_words_compile_nothing():
+    protocol = Protocol(short_side=40, crop=32, stride=16)
+    model, vocabulary = color_model(), color_vocabulary()
+    segment_canvases(model, vocabulary, [lay_on_canvas(scene(50, 66)[0], protocol)], protocol)
+    compiled = segment._cache_size()
+    for size in ((50, 67), (61, 80), (44, 58), (97, 128)):
+        canvas = lay_on_canvas(scene(*size)[0], protocol)
+        segment_canvases(model, vocabulary, [canvas], protocol)
+    segment_canvases(model, color_vocabulary(("white", "blue")), [canvas], protocol)
+    assert segment._cache_size() == compiled
+
+
+def test_vocabularies_of_any_length_compile_once():
+    encode = functools.partial(encode_vocabulary, color_model())
+    tokens = np.tile(np.arange(1, 5, dtype=np.int32), 20)[:, None, None]  # [80, 1, 1]
+    colors = np.tile(np.asarray(list(COLORS.values()), np.float32), (20, 1))
+    encode(tokens[:1])
+    compiled = inference._encode._cache_size()
+    for count in (1, 4, 33, 80):
+        np.testing.assert_array_equal(encode(tokens[:count]), colors[:count])
+    assert inference._encode._cache_size() == compiled
+
+
+def test_resized_sizes_follow_mmcv():
+    assert resized_size((375, 500), 512) == (512, 683)
+    assert resized_size((500, 333), 512) == (769, 512)
+    assert resized_size((96, 128), 0) == (96, 128)
+
+
+def test_a_stride_that_leaves_gaps_is_refused():
+    with pytest.raises(ValueError, match="gaps"):
+        Protocol(crop=32, stride=40)
+
+
+def test_float_pictures_are_taken_as_normalised():
+    image, label = scene(20, 20)
+    model, vocabulary = color_model(), color_vocabulary()
+    normalized = (image.astype(np.float32) - model.mean) / model.std
+    canvas = lay_on_canvas(normalized, Protocol())
+    labels, _ = segment_canvases(model, vocabulary, [canvas], Protocol())
+    assert np.array_equal(np.asarray(labels)[0], label)
+
+
+def toy_network(weights, bias, crop):
+    """The network of the recorded case: see its `meta`."""
+
+    def pool(size):  # average pooling 4 x 4 whose border windows divide by their true size
+        cells = -(-size // 4)
+        matrix = (np.arange(size)[None] // 4 == np.arange(cells)[:, None]).astype(np.float32)
+        return interpolation_matrix(cells, size) @ (matrix / matrix.sum(1, keepdims=True))
+
+    down, across = pool(crop[0]), pool(crop[1])
+
+    def predict(image):  # [B, h, w, 3]
+        image = jnp.tanh(image - image.mean((1, 2), keepdims=True))
+        rows = jnp.einsum("yh,bhwc->bywc", down, image @ weights.T + bias)
+        return jnp.einsum("xw,bywn->byxn", across, rows)
+
+    return predict
+
+
+@pytest.mark.skipif(not GOLDEN.is_file(), reason="the full golden set is not beside the clone")
+def test_recorded_sliding_windows_of_mmsegmentation():
+    recorded = np.load(GOLDEN)
+    meta = json.loads(str(recorded["meta"]))
+    image = jnp.asarray(recorded["in/image"].transpose(0, 2, 3, 1))
+    sizes = jnp.asarray([image.shape[1:3]])
+    original = meta["ori_shape"]
+    for name, (crop, stride) in meta["slides"].items():
+        # mmsegmentation's window is the picture where the picture is smaller.
+        crop = tuple(min(c, n) for c, n in zip(crop, image.shape[1:3], strict=True))
+        predict = toy_network(recorded["in/W"], recorded["in/b"], crop)
+        slide = functools.partial(sliding_scores, predict, crop=crop, stride=tuple(stride))
+        scores = jax.jit(slide)(image)
+        wanted = recorded[f"out/slide_{name}"].transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(scores, wanted, atol=2e-5)
+        back = jax.jit(resize_scores, static_argnums=3)(
+            scores, sizes, jnp.asarray([original]), tuple(original)
+        )
+        wanted = recorded[f"out/slide_{name}_softmax_ori"].transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(jax.nn.softmax(back, -1), wanted, atol=1e-5)
+
+
+def test_model_is_a_pytree_with_a_static_graph():
+    model = color_model()
+    doubled = jax.tree.map(lambda leaf: leaf * 2, model)
+    assert isinstance(doubled, Model) and doubled.graphdef == model.graphdef
+    assert float(doubled.params["gain"]) == 2.0

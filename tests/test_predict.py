@@ -1,0 +1,231 @@
+import json
+
+import numpy as np
+import pytest
+from fake_system import MEAN, NAMES, STD, ColorSystem, ColorTokenizer, color_model, scene
+from PIL import Image
+
+from ovseg_jax import files, inference, predict
+from ovseg_jax.errors import UserError
+from ovseg_jax.inference import Protocol
+from ovseg_jax.pictures import read_picture
+from ovseg_jax.predict import Segmenter, load
+from ovseg_jax.weights import save_weights
+
+WORDS = "red; green; blue; white"
+EVAL = dict(short_side=0, crop=0, stride=0, flip=False, batch_size=4)
+MODEL_JSON = {
+    "system": {"name": "colors"},
+    "image": {"mean": MEAN, "std": STD},
+    "vocabulary": {"templates": "a {}"},
+    "eval": EVAL,
+}
+
+
+@pytest.fixture
+def segmenter():
+    return Segmenter(color_model(), ColorTokenizer(), ("a {}",), Protocol(crop=32, stride=16))
+
+
+@pytest.fixture
+def model_folder(tmp_path, monkeypatch):
+    """A model folder of the fake system, which no config can name."""
+    monkeypatch.setattr(predict, "create_system", lambda config, rngs: ColorSystem(rngs=rngs))
+    monkeypatch.setattr(predict, "load_tokenizer", lambda folder, *_: ColorTokenizer())
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.json").write_text(json.dumps(MODEL_JSON))
+    save_weights(folder / "model.safetensors", color_model().params)
+    return folder
+
+
+def test_labels_have_the_size_of_the_picture(segmenter):
+    for size in ((50, 66), (33, 90), (20, 20)):
+        image, label = scene(*size)
+        result = segmenter.segment(image, WORDS)
+        assert result.labels.shape == size and result.labels.dtype == np.int32
+        assert (result.labels == label).mean() > 0.99
+        assert result.names == NAMES and result.scores is None
+        assert sum(result.areas().values()) == pytest.approx(1)
+        assert list(result.areas().values()) == sorted(result.areas().values(), reverse=True)
+
+
+def test_words_as_text_or_list_with_synonyms_and_scores(segmenter):
+    image, label = scene(40, 40)
+    text = segmenter.segment(image, "red, blue; green; white", scores=True)
+    listed = segmenter.segment([image], ["red, blue", "green", "white"])
+    assert text.names == ("red", "green", "white")
+    assert np.array_equal(text.labels, np.asarray([0, 1, 0, 2])[label])
+    assert np.array_equal(text.labels, listed[0].labels)
+    assert text.scores.shape == (40, 40, 3)
+    assert np.array_equal(text.scores.argmax(-1), text.labels)
+
+
+def test_repeated_calls_reuse_vocabularies_and_programs(segmenter, monkeypatch):
+    segmenter.segment(scene(40, 40)[0], WORDS)
+    compiled = inference.segment._cache_size(), inference._encode._cache_size()
+    calls = []
+    build = predict.build_vocabulary
+    monkeypatch.setattr(
+        predict, "build_vocabulary", lambda *a, **k: calls.append(a) or build(*a, **k)
+    )
+    segmenter.segment(scene(41, 38)[0], WORDS)
+    assert not calls
+    segmenter.segment(scene(41, 38)[0], "red; white")
+    assert len(calls) == 1
+    assert (inference.segment._cache_size(), inference._encode._cache_size()) == compiled
+
+
+@pytest.mark.parametrize("words", ["", " ; ,", [], "red; green; red", "red, green; Green"])
+def test_empty_and_repeated_words(segmenter, words):
+    with pytest.raises(UserError, match=r"empty|twice"):
+        segmenter.segment(scene(20, 20)[0], words)
+
+
+def test_words_that_the_model_cannot_know(segmenter):
+    with pytest.raises(UserError, match=r"never met the word 'puce' \(in 'puce'\)"):
+        segmenter.segment(scene(20, 20)[0], "red; puce")
+
+
+def test_saved_files_have_the_size_of_the_picture(segmenter, tmp_path):
+    result = segmenter.segment(scene(50, 66)[0], WORDS)
+    paths = result.save(tmp_path / "out", "one")
+    labels = Image.open(paths["labels"])
+    assert labels.mode == "P" and np.array_equal(np.asarray(labels), result.labels)
+    described = json.loads(paths["areas"].read_text())
+    assert (described["height"], described["width"]) == (50, 66)
+    assert sum(described["pixels"].values()) == 50 * 66
+    assert described["areas"] == result.areas()
+    assert Image.open(paths["overlay"]).width >= 66
+
+
+def test_a_full_disk_leaves_nothing(segmenter, tmp_path, monkeypatch):
+    result = segmenter.segment(scene(20, 20)[0], WORDS)
+    calls = []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError, match="disk is full; free some space"):
+        result.save(tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_load_and_segment(model_folder, tmp_path):
+    image, label = scene(30, 40)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    result = load(model_folder).segment(tmp_path / "a.png", WORDS)
+    assert np.array_equal(result.labels, label)
+
+
+def test_folders_that_are_no_model(model_folder, tmp_path):
+    with pytest.raises(UserError, match=r"no model folder at .*nowhere"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"has no model\.json"):
+        load(tmp_path / "empty")
+    (model_folder / "model.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        load(model_folder)
+
+
+def test_missing_and_damaged_weights(model_folder):
+    weights = model_folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-3])
+    with pytest.raises(UserError, match=r"model\.safetensors is not a complete safetensors"):
+        load(model_folder)
+    weights.unlink()
+    with pytest.raises(UserError, match="holds no weights"):
+        load(model_folder)
+
+
+def test_weights_of_another_architecture(model_folder):
+    save_weights(
+        model_folder / "model.safetensors",
+        {"colors": np.zeros((7, 3), np.float32), "gain": np.zeros((), np.float32)},
+    )
+    with pytest.raises(UserError, match=r"colors is \(7, 3\) instead of \(5, 3\)"):
+        load(model_folder)
+    save_weights(model_folder / "model.safetensors", {"gain": np.zeros((), np.float32)})
+    with pytest.raises(UserError, match=r"1 parameters are missing \(colors\)"):
+        load(model_folder)
+
+
+def test_a_model_json_without_a_section(model_folder):
+    (model_folder / "model.json").write_text(json.dumps({"system": {"name": "colors"}}))
+    with pytest.raises(UserError, match=r"model\.json .*lacks .*image"):
+        load(model_folder)
+
+
+def test_pictures_of_every_kind(tmp_path):
+    image, _ = scene(20, 30)
+    grey = image[..., 0]
+    kinds = {
+        "rgb.png": Image.fromarray(image),
+        "grey.png": Image.fromarray(grey),
+        "wide.png": Image.fromarray(grey.astype(np.uint16) * 257),
+        "wide.tif": Image.fromarray(grey.astype(np.uint16) * 257),
+        "palette.png": Image.fromarray(image).quantize(),
+        "alpha.png": Image.fromarray(np.dstack([image, np.full_like(grey, 255)])),
+        "both.png": Image.fromarray(np.dstack([grey, np.full_like(grey, 255)]), "LA"),
+        "bits.png": Image.fromarray(grey > 128),
+    }
+    for name, picture in kinds.items():
+        picture.save(tmp_path / name)
+        found = read_picture(tmp_path / name)
+        assert found.dtype == np.uint8 and found.shape == (20, 30, 3)
+        if name in ("rgb.png", "alpha.png"):
+            assert np.array_equal(found, image)
+        if name in ("grey.png", "wide.png", "wide.tif", "both.png"):
+            assert np.array_equal(found, np.repeat(grey[..., None], 3, -1))
+        assert np.array_equal(read_picture(Image.open(tmp_path / name)), found)
+
+
+def test_transparent_parts_become_white():
+    array = np.zeros((2, 2, 4), np.uint8)
+    array[0, 0] = (10, 20, 30, 255)
+    found = read_picture(array)
+    assert found[0, 0].tolist() == [10, 20, 30] and np.all(found[1] == 255)
+
+
+def test_exif_orientation(tmp_path):
+    image, _ = scene(20, 30)
+    picture = Image.fromarray(image)
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture.save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_picture(tmp_path / "turned.png"), np.rot90(image, -1))
+
+
+def test_unreadable_pictures(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "half.png").write_bytes(b"")
+    Image.fromarray(scene(64, 64)[0]).save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    for name, message in {
+        "text.png": "not a picture of a known kind",
+        "half.png": "not a picture of a known kind",
+        "cut.png": "cannot be read",
+        "none.png": "no picture at",
+        ".": "cannot be read",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            read_picture(tmp_path / name)
+    for array in (
+        np.zeros((4, 4)),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
+    ):
+        with pytest.raises(UserError, match="a picture"):
+            read_picture(array)
+
+
+def test_template_names(segmenter):
+    image, label = scene(20, 20)
+    assert np.array_equal(segmenter.segment(image, WORDS, "the {}").labels, label)
+    assert np.array_equal(segmenter.segment(image, WORDS, ["a {}", "the {}"]).labels, label)

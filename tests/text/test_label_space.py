@@ -1,0 +1,121 @@
+import json
+from pathlib import Path
+
+import pytest
+
+import ovseg_jax.text.label_space as module
+from ovseg_jax.errors import UserError
+from ovseg_jax.text.label_space import from_words, label_space_names, load_label_space
+
+# Where a name carries the number of its evaluated classes.
+COUNTS = {
+    "ade150": 150,
+    "ade847": 847,
+    "cityscapes19": 19,
+    "coco_object81": 81,
+    "coco_stuff171": 171,
+    "coco_stuff_zegclip": 171,
+    "pas20b": 21,
+    "pascal_context459": 459,
+    "pascal_context59": 59,
+    "pascal_context60": 60,
+    "shapes": 110,
+    "voc20": 20,
+    "voc21": 21,
+    "voc_zegclip": 20,
+}
+
+
+@pytest.mark.parametrize("name", label_space_names())
+def test_every_packaged_label_space_loads(name):
+    space = load_label_space(name)
+    path = Path(module.__file__).parent / "label_spaces" / f"{name}.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert len(space) == len(content.get("canonical") or content["classes"])
+    assert len(space.display_names) == len(space.names) == len(space)
+    queries = [word for words in space.classes for word in words]
+    recorded = [w for c in content["classes"] for w in ([c] if isinstance(c, str) else c)]
+    assert queries == recorded
+    if space.seen or space.unseen:
+        assert sorted(space.seen + space.unseen) == list(range(len(space)))
+    assert space.background is None or space.background < len(space)
+    assert space.extra["notes"]
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS.items())
+def test_counts(name, count):
+    assert len(load_label_space(name)) == count
+
+
+def test_queries_beyond_the_evaluated_classes_name_the_background():
+    space = load_label_space("pas20b")
+    assert space.background == 20
+    assert len(space.classes[20]) == 39
+    assert space.display_names[20] == "background"
+
+
+def test_subsets():
+    space = load_label_space("voc_zegclip")
+    assert space.subset("all") == tuple(range(20))
+    assert space.subset("unseen") == (15, 16, 17, 18, 19)
+    assert space.subset("seen") == tuple(range(15))
+    with pytest.raises(UserError, match="has no unseen classes"):
+        load_label_space("voc20").subset("unseen")
+    with pytest.raises(UserError, match="unknown subset 'novel'"):
+        space.subset("novel")
+
+
+def test_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'voc_zegclip'"):
+        load_label_space("voc_zegclp")
+
+
+def test_own_words():
+    space = from_words("cat; grass,  green   lawn ;")
+    assert space.classes == (("cat",), ("grass", "green lawn"))
+    assert space.names == ("cat", "grass")
+    assert space.subset("all") == (0, 1)
+    assert from_words(["cat", "dog"]).classes == (("cat",), ("dog",))
+
+
+@pytest.mark.parametrize("words", ["", " ; ,", []])
+def test_no_words_is_an_error(words):
+    with pytest.raises(UserError, match="empty"):
+        from_words(words)
+
+
+def test_repeated_words_are_an_error():
+    with pytest.raises(UserError, match="'cat' is named twice"):
+        from_words("cat; dog, Cat")
+
+
+def test_own_file(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"classes": ["cat", ["dog", "hound"]], "unseen": [1], "seen": [0]}))
+    space = load_label_space(path)
+    assert space.name == "mine"
+    assert space.classes == (("cat",), ("dog", "hound"))
+    assert space.ignore_label == 255
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "cannot read"),
+        ("no json", "cannot read"),
+        ('{"classes": []}', "has no class"),
+        ('{"classes": ["cat", "cat"]}', "named twice"),
+        ('{"classes": ["cat", " "]}', "without a name"),
+        ('{"classes": ["cat"], "seen": [3]}', "lists class 3"),
+    ],
+)
+def test_faulty_files_are_explained(tmp_path, content, message):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_label_space(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="there is no label space file"):
+        load_label_space(tmp_path / "mine.json")
