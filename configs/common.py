@@ -82,10 +82,113 @@ def shapes_eval(split: str = "test", size: int = 500) -> ConfigDict:
     )
 
 
-def shapes_protocol() -> ConfigDict:
-    """Pictures of the embedded world go through the network whole, at their own size."""
+def shapes_protocol(training_free: bool) -> ConfigDict:
+    """One window for a picture of the embedded world, several for larger ones."""
     return ConfigDict(
         dict(
-            batch_size=50, short_side=0, crop=0, stride=0, flip=False, report_images=24
+            batch_size=50,
+            short_side=0,
+            crop=96,
+            stride=64,
+            flip=False,
+            report_images=24,
+            training_free=training_free,
         )
     )
+
+
+def vit_b16(image_size: int = 512) -> ConfigDict:
+    """CLIP ViT-B/16 with its text tower; positions stand for a picture of `image_size`."""
+    return ConfigDict(
+        dict(
+            embed_dim=512,
+            image=dict(image_size=image_size, patch_size=16, width=768, layers=12, heads=12),
+            text=dict(context=77, vocab_size=49408, width=512, layers=12, heads=8),
+        )
+    )
+
+
+def mmseg_transforms(crop: int = 512, box: tuple[int, int] = (2048, 512)) -> tuple[dict, ...]:
+    """mmsegmentation's augmentation of semantic segmentation, ImageNet statistics."""
+    return (
+        dict(name="resize_ratio", box=box, ratio_range=(0.5, 2.0)),
+        dict(name="random_crop", size=(crop, crop), cat_max_ratio=0.75),
+        dict(name="flip", probability=0.5),
+        dict(name="photometric"),
+        dict(name="normalize", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        dict(name="pad", size=(crop, crop)),
+    )
+
+
+def folder(root: str, split: str, num_classes: int, reduce_zero_label: bool) -> ConfigDict:
+    """Images in ``root/images/split``, label images of the same names in ``root/labels/split``."""
+    return ConfigDict(
+        dict(
+            name="folder",
+            images=f"{root}/images/{split}",
+            labels=f"{root}/labels/{split}",
+            num_classes=num_classes,
+            reduce_zero_label=reduce_zero_label,
+        )
+    )
+
+
+def slide_512() -> ConfigDict:
+    """Windows of 512 pixels, 426 apart, of pictures whose short side is 512."""
+    return ConfigDict(
+        dict(
+            batch_size=1,
+            short_side=512,
+            crop=512,
+            stride=426,
+            flip=False,
+            report_images=24,
+            training_free=False,
+        )
+    )
+
+
+def zegclip(setting: str, prompt_tokens: int, seen_only: bool) -> ConfigDict:
+    """ZegCLIP as published (Zhou et al., CVPR 2023), save data and length of the run.
+
+    Args:
+        setting: 'inductive', 'transductive' or 'full'.
+        prompt_tokens: 10 for VOC, 100 for COCO-Stuff.
+        seen_only: whether only the seen names compete in training.
+    """
+    config = base()
+    config.system = ConfigDict(
+        dict(
+            name="zegclip",
+            clip=vit_b16(512),
+            setting=setting,
+            prompt_tokens=prompt_tokens,
+            prompt_depth=11,
+            decoder_layers=3,
+            decoder_heads=8,
+            decoder_hidden=2048,
+            relationship_descriptor=True,
+            input_scale=1.0,
+            dropout=0.1,
+            mask_weight=100.0,
+            dice_weight=1.0,
+            ignore_unlabelled=False,
+            calibration=0.1,
+            class_chunk=16,
+        )
+    )
+    config.pretrained = ""
+    config.image = ConfigDict(dict(mean=IMAGENET_MEAN, std=IMAGENET_STD))
+    config.vocabulary = ConfigDict(
+        dict(
+            label_space="",
+            templates="",
+            tokenizer="clip",
+            train_subset="seen" if seen_only else "all",
+        )
+    )
+    # Base rate 2e-5; every trained parameter matches a factor of 10, norms and prompts included.
+    config.optimizer = adamw(lr=2e-4, weight_decay=0.01)
+    config.schedule = schedule("poly", warmup_steps=1500, warmup_ratio=1e-6, power=0.9, min_lr=1e-6)
+    config.eval = slide_512()
+    return config

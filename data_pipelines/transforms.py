@@ -365,6 +365,31 @@ class Tokenize(Step):
         return example | {"text": np.asarray(self.tokenizer([example["caption"]])[0], np.int32)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Select(Step):
+    """Keeps what the training step needs, so that nothing else is stacked and sent to devices.
+
+    Attributes:
+      keys: of the example; its `size` stays too.
+    """
+
+    keys: tuple[str, ...]
+
+    def apply(self, example: Example, drawn: Any) -> Example:
+        """Drops the other keys.
+
+        Raises:
+          UserError: the example lacks one of `keys`.
+        """
+        for key in self.keys:
+            if key not in example:
+                raise UserError(
+                    f"the transform 'select' finds no {key!r} in the example; it has "
+                    f"{', '.join(sorted(example))}"
+                )
+        return {key: example[key] for key in example if key in (*self.keys, "size")}
+
+
 STEPS: dict[str, type[Step]] = {
     "reduce_zero_label": ReduceZeroLabel,
     "resize_ratio": ResizeRatio,
@@ -375,6 +400,7 @@ STEPS: dict[str, type[Step]] = {
     "normalize": Normalize,
     "pad": Pad,
     "tokenize": Tokenize,
+    "select": Select,
 }
 
 

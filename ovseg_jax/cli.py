@@ -40,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def run() -> None:
+    """Entry point of the installed command."""
+    sys.exit(main())
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ovseg",
@@ -139,4 +144,4 @@ def _complain(error: UserError) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -1,5 +1,7 @@
 """The evaluation loops: pixels of a segmenter, ranks of an image-text model."""
 
+import functools
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,18 +10,141 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
+from ovseg_jax import models
 from ovseg_jax.files import atomic_write
 from ovseg_jax.inference import Canvas, Model, Protocol, lay_on_canvas, segment_canvases
 from ovseg_jax.metrics import mmseg, zero_shot
 from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix
-from ovseg_jax.report.html import Example
-from ovseg_jax.text.label_space import LabelSpace
+from ovseg_jax.ops.images import normalize
+from ovseg_jax.params import Flat
+from ovseg_jax.report.html import Example, write_report
+from ovseg_jax.text.label_space import LabelSpace, load_label_space
+from ovseg_jax.text.templates import load_templates
 from ovseg_jax.text.vocabulary import Vocabulary
+from ovseg_jax.training.checkpoints import latest_step
+from ovseg_jax.training.logs import say
 
 Encode = Callable[[np.ndarray], jax.Array]
 
 _count = jax.jit(confusion_matrix, static_argnums=(2, 3))
+
+
+def evaluate_run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Evaluates what a run folder holds; leaves ``result.json`` and ``report/`` in it.
+
+    With `config.eval.training_free` the dense read-out of the same CLIP, which saw no mask, is
+    evaluated too: what was there before training.
+
+    Raises:
+      UserError: nothing was trained there, an architecture other than the config's, a full disk.
+    """
+    workdir = Path(workdir)
+    model = models.load_run(config, workdir)
+    result, shown = evaluate_model(config, model)
+    result["protocol"]["checkpoint"] = latest_step(workdir)
+    if config.eval.training_free:
+        before, _ = evaluate_model(*models.training_free(config, model))
+        result["training_free"] = before
+    if jax.process_index() == 0:
+        space = load_label_space(config.vocabulary.label_space)
+        names = class_names(space)
+        path = write_result(workdir, result)
+        title = f"{config.system.name} on {config.vocabulary.label_space}"
+        page = write_report(workdir / "report", result, shown, names, space.unseen, title)
+        say(f"{summary_table(result)}\nfigures: {path}\npictures: {page}")
+    return result
+
+
+def summary_table(result: Mapping) -> str:
+    """The means of a result as a short table, before and after training where both are known."""
+    columns = ("mIoU", "mIoU_seen", "mIoU_unseen", "hIoU", "aAcc")
+    rows = {"training-free": result.get("training_free"), "trained": result}
+    lines = [
+        f"{result['images']} pictures, percent",
+        " " * 14 + "".join(f"{c:>13}" for c in columns),
+    ]
+    lines += [
+        f"{name:14}" + "".join(f"{row.get(column, math.nan):13.2f}" for column in columns)
+        for name, row in rows.items()
+        if row
+    ]
+    for group in ("retrieval", "zero_shot"):
+        figures = (f"{key} {value:.2f}" for key, value in result.get(group, {}).items())
+        if group in result:
+            lines.append(f"{group}: {', '.join(figures)}")
+    return "\n".join(lines)
+
+
+def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, list[Example]]:
+    """Evaluates a model by the `eval` and `data` sections of a config.
+
+    `data.eval` gives the figures of `evaluate_segmentation`; `data.retrieval` and `data.zero_shot`,
+    where the config has them, those of `evaluate_retrieval` and `evaluate_zero_shot`.
+
+    Returns:
+      The result of `evaluate_segmentation` with the rest of the protocol, and pictures to show.
+    """
+    load = functools.partial(
+        models.create_loader,
+        config,
+        batch_size=config.eval.batch_size,
+        shuffle=False,
+        drop_remainder=False,
+    )
+    loader = load(config.data.eval)
+    vocabulary = models.create_vocabulary(config, model, "all")
+    space = load_label_space(config.vocabulary.label_space)
+    result, shown = evaluate_segmentation(
+        model,
+        vocabulary,
+        loader.examples(),
+        space,
+        Protocol.from_config(config.eval),
+        batch_size=config.eval.batch_size,
+        report_images=config.eval.report_images,
+        total=len(loader.source),
+    )
+    encode_image, encode_text = clip_encoders(model)
+    if "retrieval" in config.data:
+        batches = load(config.data.retrieval).epoch()
+        result["retrieval"] = evaluate_retrieval(encode_image, encode_text, batches)
+    if "zero_shot" in config.data:
+        batches = load(config.data.zero_shot).epoch()
+        result["zero_shot"] = evaluate_zero_shot(encode_image, vocabulary, batches, space.unseen)
+    result["protocol"] |= {
+        "system": config.system.name,
+        "templates": list(load_templates(config.vocabulary.templates)),
+        "data": config.data.eval.source.to_dict(),
+        "weights": digest(model.params),
+    }
+    return result, shown
+
+
+def digest(params: Flat) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of all parameters with their paths."""
+    sha = hashlib.sha256()
+    for path, value in sorted(params.items()):
+        value = np.asarray(value)
+        sha.update(f"{path} {value.dtype} {value.shape} ".encode())
+        sha.update(value.tobytes())
+    return sha.hexdigest()[:16]
+
+
+def clip_encoders(model: Model) -> tuple[Encode, Encode]:
+    """The two towers of a CLIP system: uint8 images -> [B, E], tokens -> [B, E]."""
+    return functools.partial(_encode_image, model), functools.partial(_encode_text, model)
+
+
+@jax.jit
+def _encode_image(model: Model, image: jax.Array) -> jax.Array:
+    return model.system().clip.encode_image(normalize(image, model.mean, model.std))
+
+
+@jax.jit
+def _encode_text(model: Model, tokens: jax.Array) -> jax.Array:
+    return model.system().clip.encode_text(tokens)
 
 
 def evaluate_segmentation(
@@ -74,10 +199,23 @@ def evaluate_segmentation(
         # One batch runs while the host prepares the next; more would only pile up pictures.
         jax.block_until_ready(in_flight)
         in_flight = matrix
-    return _scores(counts.matrix, label_space) | {
+    matrix = _over_processes(counts.matrix)
+    images = int(_over_processes(np.array(images)))
+    return _scores(matrix, label_space) | {
         "images": images,
         "protocol": _protocol(label_space, protocol),
     }, shown
+
+
+def _over_processes(counts: np.ndarray) -> np.ndarray:
+    """Sums int64 counts over all processes, in two halves because device arrays have 32 bits."""
+    if jax.process_count() == 1:
+        return counts
+    from jax.experimental import multihost_utils
+
+    halves = np.stack([counts >> 31, counts & (2**31 - 1)]).astype(np.int32)
+    parts = np.asarray(multihost_utils.process_allgather(halves), np.int64)
+    return ((parts[:, 0] << 31) + parts[:, 1]).sum(axis=0)
 
 
 def _groups(

@@ -57,7 +57,8 @@ def atomic_write_all(contents: Mapping[str | os.PathLike, Content]) -> None:
     """Writes files that belong together: none gets its name before all are on the disk.
 
     Raises:
-      UserError: as `atomic_write`; no file of the group is left behind or changed.
+      UserError: as `atomic_write`; a disk that fills up leaves no file of the group behind or
+        changed. Only a rename that is refused (a folder in the way) can come after others.
     """
     temporary: dict[Path, Path] = {}
     try:

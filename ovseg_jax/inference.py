@@ -33,6 +33,7 @@ Pair = tuple[int, int]  # height, width
 
 _WINDOW_BATCH = 16  # windows that go through the network at once
 _SIZE_BUCKET = 128  # original sizes are padded to a multiple of this many pixels
+_WHOLE_BUCKET = 32  # and so are pictures that go through the network whole
 _TEXT_BATCH = 32  # rows of a vocabulary that are encoded at once,
 _TEXT_PROMPTS = 512  # fewer where they have many prompts each
 # Accelerators would otherwise round interpolation weights and scores to 8 or 11 bits.
@@ -79,8 +80,8 @@ class Protocol:
 
     Attributes:
       short_side: pixels of the shorter side after resizing; 0 leaves the picture as it is.
-      crop: height and width of the window; 0 takes the whole (resized) picture at once, which
-        compiles anew for every resized size.
+      crop: height and width of the window; 0 takes the whole (resized) picture at once, padded
+        with the mean colour to a multiple of 32, which holds a whole number of patches.
       stride: pixels between two windows.
       flip: whether the softmax is averaged with that of the mirrored picture.
     """
@@ -148,7 +149,7 @@ def lay_on_canvas(image: np.ndarray, protocol: Protocol) -> Canvas:
 def _canvas_shape(size: Pair, protocol: Protocol) -> Pair:
     crop, stride = protocol.crop, protocol.stride
     if not crop:
-        return size
+        return tuple(_round_up(n, _WHOLE_BUCKET) for n in size)
     return tuple(crop + (num_windows(n, crop, stride) - 1) * stride for n in size)
 
 

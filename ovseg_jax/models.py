@@ -1,7 +1,6 @@
 """From a config to the parts that the loops share: model, parameters, vocabulary, data."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,15 +17,18 @@ from ovseg_jax.params import Flat, abstract_model, initialize
 from ovseg_jax.systems import create_system
 from ovseg_jax.text.label_space import load_label_space
 from ovseg_jax.text.templates import load_templates
-from ovseg_jax.text.tokenizer import Tokenizer, load_tokenizer
+from ovseg_jax.text.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
 from ovseg_jax.text.vocabulary import Vocabulary, build_vocabulary
-from ovseg_jax.training.checkpoints import latest_step, restore_latest_parameters
+from ovseg_jax.training.checkpoints import (
+    latest_step,
+    read_config,
+    restore_latest_parameters,
+)
 from ovseg_jax.training.logs import say
 from ovseg_jax.training.partition import ParamGroup
-from ovseg_jax.weights import check_fit, load_model_json, load_weights
+from ovseg_jax.weights import check_fit, load_model_json, load_weights, save_weights
 
 ASSETS = Path(__file__).parent / "assets"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
 MODEL_SECTIONS = ("system", "dtype", "image", "vocabulary", "eval")
 
 
@@ -42,7 +44,9 @@ def model_folder(name: str) -> Path:
 def load_folder_weights(folder: Path) -> Flat:
     """All parameters of a run or model folder: its safetensors files and newest checkpoint."""
     if not folder.is_dir():
-        raise UserError(f"no model folder at {folder}; check the path, or train or convert one first.")
+        raise UserError(
+            f"no model folder at {folder}; check the path, or train or convert one first."
+        )
     weights: Flat = {}
     for file in sorted(folder.glob("*.safetensors")):
         weights |= load_weights(file)
@@ -55,19 +59,33 @@ def load_folder_weights(folder: Path) -> Flat:
 
 def write_model_files(folder: Path, config: ConfigDict, notes: Mapping | None = None) -> None:
     """Writes ``model.json`` and the tokenizer's files: all but the weights of a model folder."""
-    sections = {key: config[key] for key in MODEL_SECTIONS}
-    text = ConfigDict(sections).to_json_best_effort()
-    description = json.loads(text) | ({"notes": dict(notes)} if notes else {})
+    sections = ConfigDict({key: config[key] for key in MODEL_SECTIONS})
+    description = json.loads(sections.to_json_best_effort())
+    if notes:
+        description["notes"] = dict(notes)
     atomic_write(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
     spec = config.vocabulary.tokenizer
-    source = Path(load_tokenizer.__code__.co_filename).parent / "clip_bpe"
     if spec == "shapes":
         create_tokenizer(config).save(folder)
-        return
-    source = source if spec == "clip" else model_folder(spec)
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    else:
+        copy_tokenizer(spec if spec == "clip" else model_folder(spec), folder)
+
+
+def export_model(run: Path, folder: Path) -> None:
+    """Makes a model folder of a run: all weights in one file, and a note of how they came about.
+
+    Raises:
+        UserError: `run` is not the folder of a run, or holds no weights.
+    """
+    config = ConfigDict(read_config(run))
+    weights = load_folder_weights(run)
+    notes = {key: json.loads(config[key].to_json_best_effort()) for key in ("data", "train")}
+    notes |= {"seed": config.seed, "pretrained": config.pretrained}
+    if (run / "result.json").is_file():
+        notes["result"] = json.loads((run / "result.json").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / "model.safetensors", weights)
+    write_model_files(folder, config, notes)
 
 
 # --- Model and parameters --------------------------------------------------------------------
@@ -140,6 +158,15 @@ def load_run(config: ConfigDict, workdir: Path) -> Model:
     return create_model(
         config, graphdef, {p: weights[p] for p in params}, {p: weights[p] for p in stats}
     )
+
+
+def training_free(config: ConfigDict, model: Model) -> tuple[ConfigDict, Model]:
+    """The dense read-out of the CLIP inside a model, as a config and a model of its own."""
+    config = ConfigDict(config.to_dict())
+    config.system = ConfigDict(dict(name="clip", clip=config.system.clip))
+    graphdef, params, stats = abstract_model(_creator(config))
+    params = {path: model.params[path] for path in params}
+    return config, create_model(config, graphdef, params, stats)
 
 
 # --- Words -----------------------------------------------------------------------------------

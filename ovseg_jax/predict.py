@@ -216,16 +216,10 @@ def load(path: str | os.PathLike) -> Segmenter:
     graphdef, params, state = abstract_model(lambda rngs: create_system(config, rngs))
     weights = models.load_folder_weights(folder)
     check_fit({**params, **state}, weights, str(folder))
-    model = Model(
-        graphdef,
-        {key: weights[key] for key in params},
-        {key: weights[key] for key in state},
-        np.asarray(config.image.mean, np.float32),
-        np.asarray(config.image.std, np.float32),
-    )
+    params, state = ({key: weights[key] for key in part} for part in (params, state))
     return Segmenter(
-        model,
-        load_tokenizer(folder),
+        models.create_model(config, graphdef, params, state),
+        load_tokenizer(folder, config.system.clip.text.context),
         load_templates(config.vocabulary.templates),
         Protocol.from_config(config.eval),
     )

@@ -1,7 +1,9 @@
 """The training loop, top to bottom: data, model, optimizer, step, resume, loop."""
 
+import functools
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,10 +16,11 @@ from ml_collections import ConfigDict
 from ovseg_jax import models
 from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
+from ovseg_jax.inference import Model
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.params import Flat, merge_model, model_state
 from ovseg_jax.training import mesh as meshes
-from ovseg_jax.training.checkpoints import Checkpoints
+from ovseg_jax.training.checkpoints import Checkpoints, read_config, saved_steps
 from ovseg_jax.training.logs import MetricLog, Throughput, progress_bar, say
 from ovseg_jax.training.optimizers import build_optimizer
 from ovseg_jax.training.partition import split_trainable
@@ -37,12 +40,13 @@ def make_train_step(
     ema_decay = config.train.ema_decay
 
     def train_step(state, frozen, vocabulary, batch, key):
-        rngs = nnx.Rngs(jax.random.fold_in(key, state["step"]))
+        key = jax.random.fold_in(key, state["step"])
         batch = {**batch, "image": normalize(batch["image"], config.image.mean, config.image.std)}
 
         def loss_of(params):
             model = merge_model(graphdef, {**params, **frozen}, state["stats"])
-            loss, scalars = model.loss(batch, vocabulary, rngs)
+            # Rngs count their draws, which may only happen under the transformation they are made in.
+            loss, scalars = model.loss(batch, vocabulary, nnx.Rngs(key))
             return loss, (scalars, model_state(model))
 
         gradient = jax.value_and_grad(loss_of, has_aux=True)
@@ -52,7 +56,7 @@ def make_train_step(
         new = {"step": state["step"] + 1, "params": params, "stats": stats, "opt_state": opt_state}
         if ema_decay:
             new["ema"] = optax.incremental_update(params, state["ema"], 1.0 - ema_decay)
-        return new, {"loss": loss, "grad_norm": optax.global_norm(grads), **scalars}
+        return new, {"loss": loss, "grad_norm": optax.tree.norm(grads), **scalars}
 
     return train_step
 
@@ -76,140 +80,162 @@ def write_run_files(workdir: Path, config: ConfigDict, frozen: Mapping) -> None:
     save_weights(workdir / "frozen.safetensors", frozen)
 
 
-def _resume_step(checkpoints: Checkpoints, resume: str) -> int | None:
+def resume_step(workdir: Path, resume: str) -> int | None:
     """The step to resume from: the newest checkpoint, or the one before it where asked."""
-    if resume not in ("latest", "previous"):
+    steps = saved_steps(workdir)
+    if resume == "latest":
+        return steps[-1] if steps else None
+    if resume != "previous":
         raise UserError(f"--resume={resume} is unknown; use latest or previous.")
-    steps = checkpoints.steps()
-    if resume == "previous":
-        steps = steps[:-1]
-        if not steps:
-            raise UserError(
-                f"{checkpoints.directory} holds no checkpoint before the newest; delete the folder "
-                "to start from the beginning."
-            )
-    return steps[-1] if steps else None
+    if len(steps) < 2:
+        raise UserError(
+            f"{workdir} holds no checkpoint before the newest; delete the folder to start from the "
+            "beginning."
+        )
+    return steps[-2]
 
 
 def check_same_run(workdir: Path, config: ConfigDict) -> None:
     """Raises unless a folder with checkpoints was started with the same recipe.
 
-    What does not change the numbers of the training itself (logging, evaluation) may differ.
+    What does not change the numbers of the training itself (logging, evaluation, the mesh) may
+    differ.
     """
-    path = workdir / "config.json"
-    if not path.is_file():
-        return
 
     def recipe(values):
-        train = {k: v for k, v in values["train"].items() if not k.endswith("_every")}
-        same = {k: values[k] for k in values if k not in ("train", "eval", "tensorboard")}
-        return json.loads(json.dumps({**same, "train": train}))
+        free = ("eval", "mesh", "tensorboard")
+        train = {key: value for key, value in values["train"].items() if not is_free(key)}
+        rest = {key: value for key, value in values.items() if key not in free}
+        return rest | {"train": train, "data": values["data"]["train"]}
 
-    before, now = recipe(json.loads(path.read_text())), recipe(json.loads(config.to_json_best_effort()))
+    def is_free(key):
+        return key.endswith("_every") or key == "keep_checkpoints"
+
+    before, now = recipe(read_config(workdir)), recipe(json.loads(config.to_json_best_effort()))
     if before != now:
-        sections = sorted(key for key in now if now.get(key) != before.get(key))
+        sections = sorted(key for key in {*now, *before} if now.get(key) != before.get(key))
         raise UserError(
             f"{workdir} holds a run with another recipe (section {', '.join(sections)} differs); "
             "choose another --workdir, or delete that folder to start anew."
         )
 
 
-def train(config: ConfigDict, workdir: str | Path, resume: str = "latest", evaluate=None) -> dict:
+def _due(number: int, every: int) -> bool:
+    """Whether something happens after this step; every 0 steps means never."""
+    return every > 0 and number % every == 0
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    resume: str = "latest",
+    evaluate: Callable[[Model], Mapping[str, float]] | None = None,
+) -> dict:
     """Trains a system as the config says and leaves a complete run folder.
 
     Args:
         config: the whole recipe.
         workdir: the run folder; where it holds checkpoints of the same recipe, training resumes.
         resume: 'latest', or 'previous' to leave out a damaged newest checkpoint.
-        evaluate: ``(params) -> {name: value}``, called every ``config.train.eval_every`` steps.
+        evaluate: model -> scalars by name, called every ``config.train.eval_every`` steps.
 
     Returns:
         The scalars of the last logged step.
+
+    Raises:
+        UserError: a mistake in the config, unreadable data, a full disk, a damaged checkpoint, or
+            a loss that is not finite.
     """
     workdir = Path(workdir)
+    start = resume_step(workdir, resume)  # None = from the beginning
+    if start is not None:
+        check_same_run(workdir, config)
 
-    # --- Mesh -------------------------------------------------------------------------------
+    # --- Mesh -------------------------------------------------------------------------------------
     mesh = meshes.create_mesh(config.mesh.fsdp)
 
-    # --- Model: graph, parameters (pretrained where the config says so), what trains ----------
+    # --- Model: graph, parameters (pretrained where the config says so), what trains --------------
     graphdef, params, stats = models.initialize_model(config)
-    trainable, frozen = split_trainable(params, models.param_groups(config))
+    groups = models.param_groups(config)
+    trainable, frozen = split_trainable(params, groups)
+    if start is not None:
+        # What the run began with, whatever has become of the pretrained folder since.
+        saved = load_weights(workdir / "frozen.safetensors")
+        check_fit(frozen, saved, str(workdir / "frozen.safetensors"))
+        frozen = saved
+
+    # --- Vocabulary: embedded once, with the frozen text encoder ----------------------------------
+    vocabulary = None
+    if config.vocabulary.train_subset:
+        model = models.create_model(config, graphdef, {**trainable, **frozen}, stats)
+        vocabulary = models.create_vocabulary(config, model, config.vocabulary.train_subset)
+        vocabulary = jax.device_put(vocabulary, meshes.replicated(mesh))
+
+    # --- Data -------------------------------------------------------------------------------------
+    loader = models.create_loader(config, config.data.train, config.train.batch_size)
+
+    # --- Optimizer, shapes and shardings of the state ---------------------------------------------
+    optimizer = build_optimizer(
+        config.optimizer, config.schedule, config.train.steps, groups, trainable
+    )
+    init = functools.partial(
+        initial_state, optimizer=optimizer, ema=bool(config.train.ema_decay)
+    )
+    shapes = jax.eval_shape(init, trainable, stats)
+    shardings = meshes.state_shardings(shapes, trainable, mesh)
+
+    # --- Step -------------------------------------------------------------------------------------
+    train_step = jax.jit(
+        make_train_step(graphdef, optimizer, config),
+        donate_argnums=0,
+        out_shardings=(shardings, meshes.replicated(mesh)),
+    )
+    key = jax.random.key(config.seed)
+
     with Checkpoints(workdir, keep=config.train.keep_checkpoints) as checkpoints:
-        step = _resume_step(checkpoints, resume)
-        if step is None:
-            write_run_files(workdir, config, frozen)
-        else:
-            check_same_run(workdir, config)
-            saved = load_weights(workdir / "frozen.safetensors")
-            check_fit(frozen, saved, str(workdir / "frozen.safetensors"))
-            frozen = saved
-        frozen = jax.device_put(frozen, meshes.param_shardings(frozen, mesh))
-
-        # --- Vocabulary: embedded once, with the frozen text encoder ------------------------------
-        vocabulary = None
-        if config.vocabulary.train_subset:
-            model = models.create_model(config, graphdef, {**trainable, **frozen}, stats)
-            vocabulary = models.create_vocabulary(config, model, config.vocabulary.train_subset)
-            vocabulary = jax.device_put(vocabulary, meshes.replicated(mesh))
-
-        # --- Data ---------------------------------------------------------------------------------
-        loader = models.create_loader(config, config.data.train, config.train.batch_size)
-
-        # --- Optimizer, state, shardings ----------------------------------------------------------
-        optimizer = build_optimizer(
-            config.optimizer,
-            config.schedule,
-            config.train.steps,
-            models.param_groups(config),
-            trainable,
-        )
-        init = lambda p, s: initial_state(p, s, optimizer, bool(config.train.ema_decay))  # noqa: E731
-        shapes = jax.eval_shape(init, trainable, stats)
-        shardings = meshes.state_shardings(shapes, trainable, mesh)
-        if step is None:
+        # --- State: new, or as it was -------------------------------------------------------------
+        if start is None:
+            if jax.process_index() == 0:
+                write_run_files(workdir, config, frozen)
             state = jax.jit(init, out_shardings=shardings)(trainable, stats)
         else:
-            abstract = jax.tree.map(
-                lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                shapes,
-                shardings,
-            )
-            state = checkpoints.restore(abstract, step)
-            say(f"resuming {workdir} at step {step}")
-
-        # --- Step ---------------------------------------------------------------------------------
-        train_step = jax.jit(
-            make_train_step(graphdef, optimizer, config),
-            donate_argnums=0,
-            out_shardings=(shardings, meshes.replicated(mesh)),
-        )
-        key = jax.random.key(config.seed)
+            state = checkpoints.restore(meshes.with_shardings(shapes, shardings), start)
+            checkpoints.delete_after(start)
+            say(f"resuming {workdir} at step {start}")
+        frozen = jax.device_put(frozen, meshes.param_shardings(frozen, mesh))
 
         # --- Loop ---------------------------------------------------------------------------------
-        first, last = step or 0, config.train.steps
-        log = MetricLog(workdir, tensorboard=config.tensorboard)
-        rate, scalars, summary = Throughput(), {}, {}
+        first, last = start or 0, config.train.steps
+        rate, summary = Throughput(), {}
         batches = itertools.islice(loader.batches(start_step=first), max(last - first, 0))
-        with progress_bar(last, initial=first) as bar:
+        with (
+            MetricLog(workdir, first, tensorboard=config.tensorboard) as log,
+            progress_bar(last, initial=first) as bar,
+        ):
             for number, batch in enumerate(batches, start=first + 1):
-                state, scalars = train_step(
-                    state, frozen, vocabulary, meshes.put_batch(batch, mesh), key
-                )
+                batch = meshes.put_batch(batch, mesh)
+                state, scalars = train_step(state, frozen, vocabulary, batch, key)
                 rate.add(config.train.batch_size)
                 bar.update()
-                if number % config.train.log_every == 0 or number == last:
+                log_due = _due(number, config.train.log_every) or number == last
+                save_due = _due(number, config.train.checkpoint_every) or number == last
+                if log_due or save_due:
                     summary = {name: float(value) for name, value in scalars.items()}
-                    if not jnp.isfinite(summary["loss"]):
+                    if not math.isfinite(summary["loss"]):
                         raise UserError(
-                            f"the loss is {summary['loss']} at step {number}; resume from the last "
-                            "checkpoint with a lower config.optimizer.lr."
+                            f"the loss is {summary['loss']} at step {number}; start anew in another "
+                            "--workdir with a lower config.optimizer.lr."
                         )
+                if log_due:
                     log.write(number, {**summary, "images_per_second": rate.read()})
                     bar.set_postfix(loss=f"{summary['loss']:.3f}")
-                if number % config.train.checkpoint_every == 0 or number == last:
+                if save_due:
                     checkpoints.save(state, meta={"step": number, "config": config.to_dict()})
-                if evaluate and number % config.train.eval_every == 0 and number < last:
-                    averaged = state.get("ema", state["params"])
-                    log.write(number, evaluate({**averaged, **frozen}))
-        log.close()
+                if evaluate and _due(number, config.train.eval_every) and number < last:
+                    params = {**state.get("ema", state["params"]), **frozen}
+                    stats = state["stats"]
+                    if jax.process_count() > 1:  # each evaluates its own share of the pictures
+                        params, stats = meshes.to_host((params, stats), mesh)
+                    model = models.create_model(config, graphdef, params, stats)
+                    log.write(number, evaluate(model))
     return summary

@@ -15,7 +15,8 @@ def save_weights(path: str | Path, params: Mapping, metadata: Mapping[str, str] 
     """Writes parameters (flat or nested) to a safetensors file, all of it or nothing."""
     from safetensors.numpy import save
 
-    arrays = {key: np.ascontiguousarray(value) for key, value in flatten(params).items()}
+    # Not `ascontiguousarray`, which makes vectors of scalars.
+    arrays = {key: np.asarray(value, order="C") for key, value in flatten(params).items()}
     atomic_write(path, save(arrays, metadata=dict(metadata) if metadata else None))
 
 

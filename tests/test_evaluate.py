@@ -4,12 +4,14 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_system import NAMES, color_model, color_vocabulary, scene
+from fake_system import MEAN, NAMES, STD, color_model, color_vocabulary, scene
+from ml_collections import ConfigDict
 
-from ovseg_jax import evaluate, files
+from ovseg_jax import evaluate, files, models
 from ovseg_jax.errors import UserError
 from ovseg_jax.evaluate import (
     evaluate_retrieval,
+    evaluate_run,
     evaluate_segmentation,
     evaluate_zero_shot,
     write_result,
@@ -46,10 +48,10 @@ def test_every_valid_pixel_counts_once():
     evaluate_count = lambda *args: seen.append(original(*args)) or seen[-1]  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "_count", evaluate_count)
-        result, shown = run([(24, 32)] * 5 + [(20, 28)], report_images=3)
-    assert sum(int(matrix.sum()) for matrix in seen) == 5 * 24 * 32 + 20 * 28 - 6 * 4
+        result, shown = run([(24, 32)] * 5 + [(40, 28)], report_images=3)
+    assert sum(int(matrix.sum()) for matrix in seen) == 5 * 24 * 32 + 40 * 28 - 6 * 4
     assert result["images"] == 6 and len(shown) == 3 and len(seen) == 3
-    assert result["aAcc"] == pytest.approx(100 * (1 - 6 * 3 / (5 * 24 * 32 + 20 * 28 - 6 * 4)))
+    assert result["aAcc"] == pytest.approx(100 * (1 - 6 * 3 / (5 * 24 * 32 + 40 * 28 - 6 * 4)))
     assert set(result["IoU"]) == set(NAMES)
     assert result["mIoU"] == pytest.approx(np.mean(list(result["IoU"].values())))
     seen_iou, unseen_iou = result["mIoU_seen"], result["mIoU_unseen"]
@@ -137,3 +139,45 @@ def test_zero_shot_accuracy():
 def test_classes_of_one_name_are_told_apart():
     space = LabelSpace("beds", (("bed",), ("lamp",), ("bed",)))
     assert evaluate.class_names(space) == ("bed", "lamp", "bed (2)")
+
+
+def run_config():
+    clip = dict(
+        embed_dim=8,
+        image=dict(image_size=32, patch_size=16, width=8, layers=1, heads=1, pool="mean"),
+        text=dict(context=28, vocab_size=103, width=8, layers=1, heads=1),
+    )
+    source = dict(name="shapes", split="test", size=5, canvas=32, objects="single")
+    return ConfigDict(
+        dict(
+            system=dict(name="clip", clip=clip),
+            dtype="float32",
+            pretrained="",
+            seed=0,
+            image=dict(mean=MEAN, std=STD),
+            vocabulary=dict(label_space="shapes", templates="shapes", tokenizer="shapes"),
+            data=dict(eval=dict(source=source, transforms=(dict(name="tokenize"),))),
+            eval=dict(batch_size=4, short_side=0, crop=32, stride=16, flip=False, report_images=2),
+        )
+    )
+
+
+def test_evaluating_a_run_leaves_its_result_and_report(tmp_path, monkeypatch):
+    config = run_config()
+    model = models.create_model(config, *models.initialize_model(config))
+    monkeypatch.setattr(models, "load_run", lambda *_: model)
+    result = evaluate_run(config, tmp_path)
+    saved = json.loads((tmp_path / "result.json").read_text())
+    assert saved["images"] == 5 and saved["aAcc"] == result["aAcc"]
+    assert saved["retrieval"]["pictures"] == saved["zero_shot"]["pictures"] == 5
+    assert saved["protocol"]["templates"] == ["a photo of a {}"]
+    assert saved["protocol"]["weights"] == evaluate.digest(model.params)
+    assert len(list((tmp_path / "report/pictures").iterdir())) == 2 * 3
+    assert "striped star" in (tmp_path / "report/index.html").read_text()
+
+
+def test_the_digest_sees_every_change():
+    params = {"a": np.zeros(3, np.float32), "b": np.zeros((), np.float32)}
+    assert evaluate.digest(params) == evaluate.digest(dict(reversed(params.items())))
+    for changed in ({"c": params["b"]}, {"a": np.zeros((3, 1), np.float32)}, {"b": np.float32(1)}):
+        assert evaluate.digest(params | changed) != evaluate.digest(params)

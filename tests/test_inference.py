@@ -165,7 +165,7 @@ def test_float_pictures_are_taken_as_normalised():
     normalized = (image.astype(np.float32) - model.mean) / model.std
     canvas = lay_on_canvas(normalized, Protocol())
     labels, _ = segment_canvases(model, vocabulary, [canvas], Protocol())
-    assert np.array_equal(np.asarray(labels)[0], label)
+    assert np.array_equal(np.asarray(labels)[0, :20, :20], label)
 
 
 def toy_network(weights, bias, crop):

@@ -15,7 +15,7 @@ from ovseg_jax.weights import save_weights
 WORDS = "red; green; blue; white"
 EVAL = dict(short_side=0, crop=0, stride=0, flip=False, batch_size=4)
 MODEL_JSON = {
-    "system": {"name": "colors"},
+    "system": {"name": "colors", "clip": {"text": {"context": 1}}},
     "image": {"mean": MEAN, "std": STD},
     "vocabulary": {"templates": "a {}"},
     "eval": EVAL,

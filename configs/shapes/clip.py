@@ -20,9 +20,7 @@ def clip_sizes(canvas: int = 96) -> ConfigDict:
     return ConfigDict(
         dict(
             embed_dim=128,
-            image=dict(
-                image_size=canvas, patch_size=8, width=128, layers=4, heads=4, pool="mean"
-            ),
+            image=dict(image_size=canvas, patch_size=8, width=128, layers=4, heads=4, pool="mean"),
             text=dict(context=28, vocab_size=103, width=96, layers=2, heads=3),
         )
     )
@@ -41,20 +39,30 @@ def get_config(stage: str = "scenes") -> ConfigDict:
     config.vocabulary = ConfigDict(
         dict(label_space="shapes", templates="shapes", tokenizer="shapes", train_subset="")
     )
-    kind = "single" if objects else "scene"
-    source = dict(name="shapes", canvas=canvas, objects=kind, size=4_000_000)
+    kind = "single" if objects else "mixed"
+    source = dict(name="shapes", split="captions", canvas=canvas, objects=kind, size=4_000_000)
+    tokenize = (dict(name="tokenize"),)
     config.data = ConfigDict(
         dict(
-            train=dict(
-                source=dict(split="captions", **source), transforms=(dict(name="tokenize"),)
-            ),
+            train=dict(source=source, transforms=tokenize),
             eval=common.shapes_eval(),
+            retrieval=dict(source=common.shapes_eval(size=500).source, transforms=tokenize),
+            zero_shot=dict(
+                source=dict(
+                    name="shapes", split="test", canvas=canvas, objects="single", size=2000
+                ),
+                transforms=(),
+            ),
         )
     )
     config.optimizer = common.muon(
-        lr=3e-3, muon_lr=5e-3, pattern=r"blocks/.*/kernel$", weight_decay=0.1, b2=0.98
+        lr=3e-3 if objects else 2e-3,
+        muon_lr=5e-3 if objects else 3e-3,
+        pattern=r"blocks/.*/kernel$",
+        weight_decay=0.1,
+        b2=0.98,
     )
     config.schedule = common.schedule("cosine", warmup_steps=100, warmup_ratio=0.01, min_lr=4e-5)
-    config.train = common.train(batch_size=128, steps=4000)
-    config.eval = common.shapes_protocol()
+    config.train = common.train(batch_size=128, steps=4000 if objects else 1800)
+    config.eval = common.shapes_protocol(training_free=False)
     return config

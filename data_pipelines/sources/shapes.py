@@ -19,6 +19,7 @@ from ovseg_jax.errors import UserError
 NUM_THINGS = len(PATTERNS) * len(SHAPES)
 CLASSES = (*(f"{pattern} {shape}" for pattern in PATTERNS for shape in SHAPES), *STUFFS)
 SPLITS = ("captions", "masks", "validation", "test")
+OBJECTS = ("scene", "single", "mixed")
 REFERENCE_CANVAS = 96
 # Below these (in 0..255) two tones, or a thing and the stuff behind it, are too much alike.
 _MIN_TONE_STEP = 80.0  # of luminance
@@ -219,8 +220,8 @@ class ShapesSource:
           size: number of scenes.
           canvas: side of the pictures in pixels, 32 or more. Below 96 px objects shrink with it,
             above they keep their size and grow in number.
-          objects: 'scene' (several objects, one or two stuffs) or 'single' (one object that
-            fills the canvas, one stuff).
+          objects: 'scene' (several objects, one or two stuffs), 'single' (one object that fills
+            the canvas, one stuff) or 'mixed' (every fourth picture is a single object).
           split: one of SPLITS; picks the random stream.
 
         Raises:
@@ -228,8 +229,8 @@ class ShapesSource:
         """
         if split not in SPLITS:
             raise UserError(f"unknown split {split!r} of the shapes source, use one of {SPLITS}")
-        if objects not in ("scene", "single"):
-            raise UserError(f"unknown objects {objects!r}, use 'scene' or 'single'")
+        if objects not in OBJECTS:
+            raise UserError(f"unknown objects {objects!r}, use one of {OBJECTS}")
         if canvas < 32:
             raise UserError(f"canvas {canvas} is too small for its shapes, use 32 or more")
         if size < 1 or seed < 0:
@@ -251,10 +252,10 @@ class ShapesSource:
             raise IndexError(f"scene {index} of {self._size}")
         rng = np.random.Generator(np.random.Philox(key=[self._stream, index]))
         draws = Draws(rng)
-        single = self.objects == "single"
+        single = self.objects == "single" or (self.objects == "mixed" and index % 4 == 0)
         two_stuffs = not single and draws.chance(0.5)
         picture, label, stuffs = _background(self.canvas, 1 + two_stuffs, rng, draws)
-        things, instance = self._place(draws)
+        things, instance = self._place(single, draws)
         colours = [draws.pick(_colour_pairs(stuffs)) for _ in things]
         classes = np.full(self.max_objects, -1, np.int32)
         for k, (thing, tones) in enumerate(zip(things, colours, strict=True)):
@@ -267,7 +268,7 @@ class ShapesSource:
                 thing.pattern,
                 thing.shape,
                 tones[0],
-                self._size_word(thing.radius),
+                self._size_word(thing.radius, single),
                 (thing.x, thing.y),
                 thing.radius,
                 float(visible[k]),
@@ -285,27 +286,26 @@ class ShapesSource:
             "visible": visible,
             "entities": ";".join([CLASSES[c] for c in classes if c >= 0] + list(stuffs)),
         }
-        if single:
+        if self.objects == "single":
             example["class_id"] = np.int32(classes[0])
         return example
 
-    def _radius_range(self) -> tuple[float, float]:
-        if self.objects == "single":
+    def _radius_range(self, single: bool) -> tuple[float, float]:
+        if single:
             return 0.30 * self.canvas, 0.46 * self.canvas
         unit = min(self.canvas, REFERENCE_CANVAS) / 64
         return 11 * unit, 20 * unit
 
-    def _size_word(self, radius: float) -> str:
-        low, high = self._radius_range()
+    def _size_word(self, radius: float, single: bool) -> str:
+        low, high = self._radius_range(single)
         place = (radius - low) / (high - low)
         return "small" if place < 0.35 else "large" if place > 0.65 else ""
 
-    def _place(self, draws: Draws) -> tuple[list[_Thing], np.ndarray]:
+    def _place(self, single: bool, draws: Draws) -> tuple[list[_Thing], np.ndarray]:
         """Chooses and places the objects, later ones in front; none is left hardly visible."""
-        single = self.objects == "single"
         step = draws.random()
         count = 1 if single else self._scaled_count(1 + (step > 0.35) + (step > 0.75))
-        low, high = self._radius_range()
+        low, high = self._radius_range(single)
         things: list[_Thing] = []
         instance = np.zeros((self.canvas, self.canvas), np.uint8)
         for _ in range(count):

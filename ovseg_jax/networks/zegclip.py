@@ -72,8 +72,8 @@ def prompted_features(
       rngs: None = no dropout.
 
     Returns:
-      The class embedding [B, E] and the patch embeddings [B, N, E], float32 of unit length, and
-      the tokens on the way: `embedded`, `block_in_0`, `block_0`, `block_1`, …
+      The image's embedding [B, E] (the class token's in published CLIPs) and the patch embeddings
+      [B, N, E], float32 of unit length, and the tokens on the way: `embedded`, `block_in_0`, `block_0`, `block_1`, …
     """
     # The published model adds the class token twice: once as a token and once with its position.
     tokens = vit.embed(image, class_token=2.0 * vit.class_token[...], method="bilinear")
@@ -92,8 +92,8 @@ def prompted_features(
     tokens = jnp.concatenate([tokens[:, :1], tokens[:, -patches:]], axis=1)  # [B, 1 + N, D]
     if prompts.depth:
         tokens = prompts.norm(tokens)
-    projected = normalize(vit.project(tokens))
-    return projected[:, 0], projected[:, 1:], trace
+    projected = vit.project(tokens)
+    return normalize(vit.pool(projected)), normalize(projected[:, 1:]), trace
 
 
 class CrossAttention(nnx.Module):

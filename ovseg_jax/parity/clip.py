@@ -25,16 +25,20 @@ def compare_vit(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     graphdef, params = load_model(
         lambda rngs: ClipSystem(ClipSystemConfig(clip=sizes), rngs=rngs), CLIP_MAP, theirs
     )
-    clip = merge_model(graphdef, params).clip
     image, tokens = to_nhwc(arrays["in/image"]), jnp.asarray(arrays["in/text"], jnp.int32)
-    logits = clip(image, tokens)
-    results = {
-        **_image_tower(clip.image, image),
-        **_text_tower(clip.text, tokens),
-        "logits_per_image": logits,
-        "logits_per_text": logits.T,
-    }
-    quantities = {f"out/{name}": output(value) for name, value in results.items()}
+
+    @jax.jit
+    def forward(params):
+        clip = merge_model(graphdef, params).clip
+        logits = clip(image, tokens)
+        return {
+            **_image_tower(clip.image, image),
+            **_text_tower(clip.text, tokens),
+            "logits_per_image": logits,
+            "logits_per_text": logits.T,
+        }
+
+    quantities = {f"out/{name}": output(value) for name, value in forward(params).items()}
     if "out/train/loss" not in arrays:
         return quantities
     pairs = arrays["out/train/logits_per_image"].shape[0]
@@ -49,7 +53,9 @@ def compare_vit(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
         | {f"grad/{name}": gradient(grad) for name, grad in grads.items()}
         | {
             "out/train/loss": loss(value),
-            "out/train/logits_per_image": output(clip(batch["image"], batch["text"])),
+            "out/train/logits_per_image": output(
+                merge_model(graphdef, params).clip(batch["image"], batch["text"])
+            ),
         }
     )
 

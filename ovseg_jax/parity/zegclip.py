@@ -63,10 +63,9 @@ def _config(theirs: Mapping[str, np.ndarray], meta: Mapping, **fields) -> ZegCLI
             decoder_hidden=hidden,
             relationship_descriptor=theirs["decode_head.q_proj.weight"].shape[1] == 2 * dim,
         )
-    embed_dim = meta["out_dim"]
-    if not layers and embed_dim % 8:
-        fields["decoder_heads"] = 1
-    return ZegCLIPConfig(CLIPConfig(embed_dim, image, text), dropout=0.0, **fields)
+    else:
+        fields |= dict(decoder_layers=1, decoder_heads=1, decoder_hidden=1)
+    return ZegCLIPConfig(CLIPConfig(meta["out_dim"], image, text), dropout=0.0, **fields)
 
 
 def _load(theirs: Mapping[str, np.ndarray], config: ZegCLIPConfig) -> tuple[nnx.GraphDef, Flat]:
@@ -143,21 +142,26 @@ def compare_train(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     theirs = tensors(arrays)
     config = _system_config(theirs, meta)
     graphdef, params = _load(theirs, config)
-    system, vocabulary = merge_model(graphdef, params), _training_vocabulary(arrays, meta)
+    vocabulary = _training_vocabulary(arrays, meta)
     batch = {"image": to_nhwc(arrays["in/img"]), "label": jnp.asarray(arrays["in/label"])}
 
-    masks, trace = system.masks(batch["image"], vocabulary.embeddings)
+    @jax.jit
+    def forward(params):
+        system = merge_model(graphdef, params)
+        masks, trace = system.masks(batch["image"], vocabulary.embeddings)
+        labels = system.training_labels(batch["label"], masks, vocabulary)
+        return masks, trace, labels, system.loss(batch, vocabulary, None)[1]
+
+    masks, trace, labels, scalars = forward(params)
     results = _trace(trace, masks.shape[1:3])
     results["pred_masks"] = to_nchw(resize(masks, batch["label"].shape[1:]))
     quantities = {f"out/{name}": output(value) for name, value in results.items()}
 
-    labels = system.training_labels(batch["label"], masks, vocabulary)
     rows = (labels[..., None] == vocabulary.class_ids).argmax(-1)
     used = jnp.where(labels == NO_CLASS, IGNORE, rows)
     pseudo = config.setting == "transductive"
     quantities["out/label_used"] = label_map(used) if pseudo else exact(used)
 
-    _, scalars = system.loss(batch, vocabulary, None)
     value, grads = gradients(
         graphdef,
         params,
@@ -184,26 +188,32 @@ def compare_train(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
 def compare_test(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """One window, a whole image and sliding windows, up to label maps at the original size."""
     theirs = tensors(arrays)
-    system = merge_model(*_load(theirs, _system_config(theirs, meta)))
+    model = Model(*_load(theirs, _system_config(theirs, meta)), {}, np.zeros(3), np.ones(3))
     vocabulary = _vocabulary(arrays, meta, list(range(meta["num_classes_all"])))
     quantities = {}
     if "in/crop" in arrays:
-        quantities |= _whole(system, vocabulary, to_nhwc(arrays["in/crop"]), "crop", None)
+        quantities |= _whole(model, vocabulary, to_nhwc(arrays["in/crop"]), "crop", None)
     if "in/whole_img" in arrays:
         image = to_nhwc(arrays["in/whole_img"])
-        quantities |= _whole(system, vocabulary, image, "whole", meta["ori_shape"])
+        quantities |= _whole(model, vocabulary, image, "whole", meta["ori_shape"])
     if "in/slide_img" in arrays:
-        quantities |= _slide(system, vocabulary, to_nhwc(arrays["in/slide_img"]), meta)
+        quantities |= _slide(model, vocabulary, to_nhwc(arrays["in/slide_img"]), meta)
     return quantities
 
 
 def _whole(
-    system: ZegCLIP, vocabulary: Vocabulary, image: jax.Array, prefix: str, original_size
+    model: Model, vocabulary: Vocabulary, image: jax.Array, prefix: str, original_size
 ) -> dict[str, Quantity]:
-    masks, trace = system.masks(image, vocabulary.embeddings)
-    scores = system.predict(image, vocabulary)
-    results = _trace(trace, masks.shape[1:3]) | {
-        "head_scores": to_nchw(system.scores(masks, vocabulary)),
+    @jax.jit
+    def forward(model):
+        system = model.system()
+        masks, trace = system.masks(image, vocabulary.embeddings)
+        return trace, system.scores(masks, vocabulary), system.predict(image, vocabulary)
+
+    trace, head_scores, scores = forward(model)
+    grid = model.system().clip.image.grid(image)
+    results = _trace(trace, grid) | {
+        "head_scores": to_nchw(head_scores),
         "scores": to_nchw(scores),
     }
     if original_size:
@@ -212,12 +222,19 @@ def _whole(
 
 
 def _slide(
-    system: ZegCLIP, vocabulary: Vocabulary, image: jax.Array, meta: Mapping
+    model: Model, vocabulary: Vocabulary, image: jax.Array, meta: Mapping
 ) -> dict[str, Quantity]:
     crop, stride, (height, width) = meta["crop"], meta["stride"], meta["ori_shape"]
-    windows = dict(crop=(crop, crop), stride=(stride, stride))
-    summed = sliding_scores(lambda x: system.predict(x, vocabulary), image, **windows)
-    model = Model.of(system, np.zeros(3), np.ones(3))
+
+    @jax.jit
+    def mean_scores(model):
+        system = model.system()
+        return sliding_scores(
+            lambda window: system.predict(window, vocabulary),
+            image,
+            crop=(crop, crop),
+            stride=(stride, stride),
+        )
 
     def segmented(flip: bool):
         labels, scores = segment(
@@ -236,7 +253,7 @@ def _slide(
 
     labels, scores = segmented(flip=False)
     return {
-        "out/slide_scores": output(to_nchw(summed)),
+        "out/slide_scores": output(to_nchw(mean_scores(model))),
         "out/slide_scores_rescaled": output(to_nchw(scores)),
         "out/slide_softmax": output(to_nchw(jax.nn.softmax(scores, axis=-1))),
         "out/slide_pred": label_map(labels),
@@ -263,11 +280,18 @@ def compare_vpt_depths(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     for variant, settings in meta["variants"].items():
         theirs = tensors(arrays, f"{variant}/param/")
         config = _config(theirs, meta, prompt_depth=settings["total_d_layer"])
-        system = merge_model(*_load(theirs, config))
+        graphdef, params = _load(theirs, config)
         image = to_nhwc(arrays[f"{variant}/in/img"])
-        cls, patches, trace = prompted_features(system.clip.image, system.prompts, image)
+
+        @jax.jit
+        def forward(params, image, graphdef=graphdef):
+            system = merge_model(graphdef, params)
+            return prompted_features(system.clip.image, system.prompts, image)
+
+        cls, patches, trace = forward(params, image)
         trace |= {"cls": cls, "patches": patches}
-        for name, value in _trace(trace, system.clip.image.grid(image)).items():
+        grid = merge_model(graphdef, params).clip.image.grid(image)
+        for name, value in _trace(trace, grid).items():
             quantities[f"{variant}/out/{name}"] = output(value)
     return quantities
 

@@ -2,6 +2,7 @@
 
 import functools
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -11,43 +12,72 @@ _FIRST = (230, 57, 70)
 _GRID = 24  # candidates per channel; enough for thousands of classes
 _LIGHTNESS = (0.42, 0.93)  # neither lost in shadows nor in white paper
 _CHROMA = 0.07  # greys would be taken for pixels without a class
+_LIGHTNESS_WEIGHT = 0.5  # light and dark also come from the picture below the paint
+_APART = 0.13  # nearer colours are hard to tell apart in one picture
 
 
 @functools.lru_cache(maxsize=32)
 def palette(count: int) -> np.ndarray:
     """Colours in which each differs as much as possible from those before it.
 
-    Greedy farthest-point choice in OKLab (Ottosson 2020), where distances are as the eye judges
-    them; `palette(n)` is the beginning of `palette(m)` for n < m.
+    Greedy farthest-point choice in OKLab (Ottosson 2020) with less weight on lightness;
+    `palette(n)` is the beginning of `palette(m)` for n < m.
 
     Returns:
       uint8 [count, 3], RGB, read-only.
     """
-    candidates, lab = _candidates()
+    candidates, space = _candidates()
     chosen = np.zeros((count, 3), np.uint8)
     chosen[:1] = _FIRST
-    distance = np.full(len(lab), np.inf)
-    last = _oklab(np.asarray([_FIRST]))[0]
+    distance = np.full(len(space), np.inf)
+    last = _space(np.asarray([_FIRST]))
     for index in range(1, count):
-        distance = np.minimum(distance, ((lab - last) ** 2).sum(axis=1))
+        distance = np.minimum(distance, ((space - last) ** 2).sum(axis=1))
         best = int(distance.argmax())
-        chosen[index], last = candidates[best], lab[best]
+        chosen[index], last = candidates[best], space[best]
     chosen.flags.writeable = False
     return chosen
 
 
-def colorize(labels: np.ndarray, count: int) -> np.ndarray:
+def picture_colors(present: Sequence[int], count: int) -> np.ndarray:
+    """Colours for one picture: `palette`, but easy to tell apart among the classes present.
+
+    A class keeps its colour of the palette unless a class before it has one like it; then it takes
+    the first of the palette that is unlike all others.
+
+    Args:
+      present: classes in the picture, the most important first.
+      count: number of classes.
+
+    Returns:
+      uint8 [count, 3].
+    """
+    colors, taken = palette(count).copy(), []
+    spare = palette(max(count, 64))
+    for index in present:
+        options = np.concatenate([colors[index : index + 1], spare])  # [n, 3]
+        gaps = [np.linalg.norm(_space(options) - other, axis=1) for other in taken]
+        gap = np.min(gaps, axis=0) if gaps else np.ones(len(options))
+        # Where too many classes leave none that is unlike all, the least alike.
+        choice = int(np.argmax(gap > _APART)) if (gap > _APART).any() else int(gap.argmax())
+        colors[index] = options[choice]
+        taken.append(_space(options[choice : choice + 1]))
+    return colors
+
+
+def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Paints a label map.
 
     Args:
-      labels: int [H, W]; labels outside [0, count) get `NO_CLASS`.
-      count: number of classes.
+      labels: int [H, W]; labels outside [0, C) get `NO_CLASS`.
+      colors: uint8 [C, 3].
 
     Returns:
       uint8 [H, W, 3], RGB.
     """
-    colors = np.concatenate([palette(count), np.asarray([NO_CLASS], np.uint8)])
-    return colors[np.where((labels >= 0) & (labels < count), labels, count)]
+    count = len(colors)
+    table = np.concatenate([colors, np.asarray([NO_CLASS], np.uint8)])
+    return table[np.where((labels >= 0) & (labels < count), labels, count)]
 
 
 def label_png(labels: np.ndarray, count: int) -> bytes:
@@ -87,7 +117,12 @@ def _candidates() -> tuple[np.ndarray, np.ndarray]:
     lab = _oklab(colors)
     chroma = np.hypot(lab[:, 1], lab[:, 2])
     keep = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1]) & (chroma > _CHROMA)
-    return colors[keep], lab[keep]
+    return colors[keep], _space(colors[keep])
+
+
+def _space(colors: np.ndarray) -> np.ndarray:
+    """Where distances are as the eye judges painted segments: OKLab, flattened: [n, 3]."""
+    return _oklab(colors) * (_LIGHTNESS_WEIGHT, 1, 1)
 
 
 def _oklab(colors: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ovseg_jax.files import atomic_write_all
-from ovseg_jax.report.colors import palette, png
+from ovseg_jax.report.colors import picture_colors, png
 from ovseg_jax.report.overlay import paint, present_classes
 
 _FIGURES = (
@@ -19,6 +19,7 @@ _FIGURES = (
     ("hIoU", "hIoU", "harmonic mean of the two"),
     ("aAcc", "aAcc", "pixels that are right"),
 )
+_FURTHER = {"retrieval": "captions that find their picture", "zero_shot": "single objects"}
 _PAINT = 0.75  # more than over a picture alone, which stands beside
 
 _STYLE = """
@@ -36,7 +37,7 @@ p, summary { color: var(--faint); margin: 0 0 12px; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: 3px 14px 3px 0; }
 th { color: var(--faint); font-weight: normal; } td.number { text-align: right; }
 .bars { columns: 3 300px; column-gap: 32px; font-size: 13px; }
-.bar { display: grid; grid-template-columns: 130px 1fr 44px; gap: 8px; align-items: center;
+.bar { display: grid; grid-template-columns: 142px 1fr 44px; gap: 8px; align-items: center;
   break-inside: avoid; height: 21px; }
 .bar span:first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .track { background: #f0f1f4; border-radius: 3px; height: 11px; }
@@ -103,20 +104,23 @@ def write_report(
     files: dict[Path, bytes] = {}
     rows = []
     for index, example in enumerate(examples):
+        shares = _shares(example, len(names))
+        colors = picture_colors(list(shares), len(names))
         pictures = {
             "image": example.image,
-            "truth": paint(example.image, example.truth, len(names), _PAINT),
-            "prediction": paint(example.image, example.prediction, len(names), _PAINT),
+            "truth": paint(example.image, example.truth, colors, _PAINT),
+            "prediction": paint(example.image, example.prediction, colors, _PAINT),
         }
         sources = {kind: f"pictures/{index:03d}_{kind}.png" for kind in pictures}
         files |= {folder / sources[kind]: png(picture) for kind, picture in pictures.items()}
-        rows.append(_example_row(example, sources, names, set(unseen)))
+        legend = _legend(example, shares, colors, names, set(unseen))
+        rows.append(_example_row(example, sources, legend))
     page = folder / "index.html"
     body = "\n".join(
         [
             f"<h1>{escape(title)}</h1>",
             f"<p>{result['images']} pictures, {len(names)} classes, {len(set(unseen))} of them "
-            "without labels in training.</p>",
+            "without labels in training. Figures in percent.</p>",
             _figures(result),
             "<h2>IoU of each class</h2>",
             _bars(result["IoU"], {names[index] for index in unseen}),
@@ -150,6 +154,13 @@ def _figures(result: Mapping) -> str:
         for key, label, meaning in _FIGURES
         if key in result
     ]
+    cards += [
+        f'<div class="figure">{escape(key)}<b>{_number(value)}</b><small>{meaning}, '
+        f"{result[group]['pictures']} pictures</small></div>"
+        for group, meaning in _FURTHER.items()
+        for key, value in result.get(group, {}).items()
+        if key != "pictures"
+    ]
     return f'<div class="figures">{"".join(cards)}</div>'
 
 
@@ -169,9 +180,7 @@ def _bars(iou: Mapping[str, float], unseen: set[str]) -> str:
     return f'{key}<div class="bars">{"".join(bars)}</div>{note}'
 
 
-def _example_row(
-    example: Example, sources: Mapping[str, str], names: Sequence[str], unseen: set[int]
-) -> str:
+def _example_row(example: Example, sources: Mapping[str, str], legend: str) -> str:
     height, width = example.image.shape[:2]
     # Small pictures are enlarged by the browser, which must not blur them.
     kind = ' class="small"' if max(height, width) < 400 else ""
@@ -180,25 +189,34 @@ def _example_row(
         f'style="height:auto" alt="{label}"><figcaption>{label}</figcaption></figure>'
         for label, source in sources.items()
     )
-    return f'<div class="example">{figures}{_legend(example, names, unseen)}</div>'
+    return f'<div class="example">{figures}{legend}</div>'
 
 
-def _legend(example: Example, names: Sequence[str], unseen: set[int]) -> str:
-    counted = (example.truth >= 0) & (example.truth < len(names))
-    truth = dict(present_classes(example.truth, len(names)))
-    predicted = dict(present_classes(example.prediction, len(names)))
+def _shares(example: Example, count: int) -> dict[int, tuple[float | None, float | None]]:
+    """Shares of the true and the predicted picture by class, the largest true ones first."""
+    truth = dict(present_classes(example.truth, count))
+    predicted = dict(present_classes(example.prediction, count))
     order = sorted(truth | predicted, key=lambda k: (-truth.get(k, 0), -predicted.get(k, 0)))
+    return {index: (truth.get(index), predicted.get(index)) for index in order}
+
+
+def _legend(
+    example: Example,
+    shares: Mapping[int, tuple[float | None, float | None]],
+    colors: np.ndarray,
+    names: Sequence[str],
+    unseen: set[int],
+) -> str:
     lines = []
-    for index in order:
-        color = "#{:02x}{:02x}{:02x}".format(*palette(len(names))[index])
+    for index, pair in shares.items():
+        color = "#{:02x}{:02x}{:02x}".format(*colors[index])
         badge = ' <span class="badge">unseen</span>' if index in unseen else ""
-        shares = "".join(
-            f'<td class="number">{_share(found.get(index))}</td>' for found in (truth, predicted)
-        )
+        cells = "".join(f'<td class="number">{_share(share)}</td>' for share in pair)
         lines.append(
             f'<tr><td><i class="chip" style="background:{color}"></i>{escape(names[index])}'
-            f"{badge}</td>{shares}</tr>"
+            f"{badge}</td>{cells}</tr>"
         )
+    counted = (example.truth >= 0) & (example.truth < len(names))
     right = (example.truth == example.prediction)[counted]
     caption = (
         f"<p>{100 * right.mean():.0f} % of the labelled pixels right</p>" if right.size else ""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ovseg_jax.report.colors import colorize, palette
+from ovseg_jax.report.colors import colorize, picture_colors
 
 _SHOWN_SIDE = 512  # a smaller picture is enlarged by a whole factor to about this longer side
 _MIN_WIDTH = 320  # of the page, so that a narrow picture still has room for names
@@ -28,7 +28,7 @@ def present_classes(labels: np.ndarray, count: int) -> list[tuple[int, float]]:
     inside = labels[(labels >= 0) & (labels < count)]
     pixels = np.bincount(inside.ravel(), minlength=count)
     order = np.argsort(-pixels, kind="stable")
-    return [(int(k), pixels[k] / max(labels.size, 1)) for k in order if pixels[k]]
+    return [(int(k), float(pixels[k] / labels.size)) for k in order if pixels[k]]
 
 
 def enlargement(size: tuple[int, int]) -> int:
@@ -42,7 +42,11 @@ def enlarge(array: np.ndarray, factor: int) -> np.ndarray:
 
 
 def paint(
-    image: np.ndarray, labels: np.ndarray, count: int, opacity: float = 0.6, factor: int = 1
+    image: np.ndarray,
+    labels: np.ndarray,
+    colors: np.ndarray,
+    opacity: float = 0.65,
+    factor: int = 1,
 ) -> np.ndarray:
     """Paints segments over a picture and draws their outlines.
 
@@ -52,7 +56,7 @@ def paint(
     Args:
       image: uint8 [H, W, 3].
       labels: int [H, W].
-      count: number of classes.
+      colors: uint8 [C, 3]; labels beyond them have no class.
       opacity: of the paint.
       factor: whole factor of enlargement.
 
@@ -62,8 +66,8 @@ def paint(
     image, labels = enlarge(image, factor), enlarge(labels, factor)
     grey = image.astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], np.float32)
     ground = np.repeat(grey[..., None], 3, axis=-1)  # [H, W] -> [H, W, 3]
-    inside = ((labels >= 0) & (labels < count))[..., None]
-    mixed = opacity * colorize(labels, count) + (1 - opacity) * ground
+    inside = ((labels >= 0) & (labels < len(colors)))[..., None]
+    mixed = opacity * colorize(labels, colors) + (1 - opacity) * ground
     painted = np.where(inside, mixed, ground)
     painted[_borders(labels)] *= 0.35
     return painted.round().astype(np.uint8)
@@ -94,12 +98,13 @@ def overlay(
       A PIL picture. A small one is enlarged by a whole factor, because letters need room.
     """
     factor = enlargement(image.shape[:2])
-    painted = Image.fromarray(paint(image, labels, len(names), factor=factor))
     found = present_classes(labels, len(names))
+    colors = picture_colors([index for index, _ in found], len(names))
+    painted = Image.fromarray(paint(image, labels, colors, factor=factor))
     entries = [
         Entry(
             names[index],
-            tuple(int(v) for v in palette(len(names))[index]),
+            tuple(colors[index].tolist()),
             ("unseen, " if index in unseen else "") + _percent(share),
         )
         for index, share in found[:_MAX_ENTRIES]

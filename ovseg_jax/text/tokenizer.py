@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from ovseg_jax.errors import UserError
+from ovseg_jax.files import atomic_write
 
 PACKAGED_CLIP = "clip"
 CLIP_CONTEXT = 77
@@ -22,6 +23,8 @@ WORD_CONTEXT = 28
 
 _PAD, _UNKNOWN, _START, _END = "<pad>", "<unknown>", "<start>", "<end>"
 _WORD_FILE = "tokenizer.json"
+_CLIP_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
+_CLIP_FOLDER = Path(__file__).parent / "clip_bpe"
 
 
 class Tokenizer(Protocol):
@@ -135,7 +138,7 @@ class ClipTokenizer:
         """
         from transformers import CLIPTokenizer
 
-        folder = Path(folder) if folder else Path(__file__).parent / "clip_bpe"
+        folder = Path(folder) if folder else _CLIP_FOLDER
         self._tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         self.context = context
         self.vocab_size = len(self._tokenizer)
@@ -153,6 +156,14 @@ class ClipTokenizer:
         """Returns int32 [len(texts), context]."""
         ids = ([self.start, *self.encode(text), self.end] for text in texts)
         return _rows(ids, self.context, self.end)
+
+
+def copy_tokenizer(spec: str | Path, folder: str | Path) -> None:
+    """Copies the files of a tokenizer ('clip' or a folder) into a model's folder."""
+    source = _CLIP_FOLDER if str(spec) == PACKAGED_CLIP else Path(spec)
+    for name in (_WORD_FILE, *_CLIP_FILES):
+        if (source / name).is_file():
+            atomic_write(Path(folder) / name, (source / name).read_bytes())
 
 
 def load_tokenizer(spec: str | Path, context: int | None = None) -> Tokenizer:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from ovseg_jax.errors import UserError
+from ovseg_jax.files import saving
 from ovseg_jax.params import Flat
 
 
@@ -39,22 +40,42 @@ def _check_leaves(expected: Mapping, saved: Mapping, origin: Path) -> None:
 class Checkpoints:
     """The checkpoints of one run folder; use as a context manager."""
 
-    def __init__(self, workdir: str | Path, keep: int = 2):
+    def __init__(self, workdir: str | Path, keep: int = 2, read_only: bool = False):
+        """Opens the folder.
+
+        Args:
+            workdir: the run folder.
+            keep: how many checkpoints stay.
+            read_only: a reader leaves the half-written checkpoint of a run that is at work alone.
+        """
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self.directory = Path(workdir).absolute() / "checkpoints"
+        if not read_only:
+            with saving(self.directory):
+                self.directory.mkdir(parents=True, exist_ok=True)
+        # Orbax's own `read_only` complains about its other defaults.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, create=True
+            max_to_keep=None if read_only else keep,
+            cleanup_tmp_directories=not read_only,
+            create=False,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        # Named here, because a new process knows the handlers of items only once it has saved some.
+        handlers = dict(
+            params=ocp.StandardCheckpointHandler(),
+            training=ocp.StandardCheckpointHandler(),
+            meta=ocp.JsonCheckpointHandler(),
+        )
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_handlers=handlers
+        )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._guard(self._manager.wait_until_finished)
-        self._manager.close()
+        self._guard(self._manager.close)  # waits for what is being written
 
     def _guard(self, call):
         """Runs a write and turns a full disk into one sentence; earlier checkpoints stay."""
@@ -71,6 +92,12 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps that have a complete checkpoint, oldest first."""
         return sorted(self._manager.all_steps())
+
+    def delete_after(self, step: int) -> None:
+        """Deletes newer checkpoints than `step`; they would keep their successors from saving."""
+        for newer in self.steps():
+            if newer > step:
+                self._manager.delete(newer)
 
     def save(self, state: Mapping, meta: Mapping) -> None:
         """Saves a train state (`step`, `params`, optional `ema`, `stats`, `opt_state`)."""
@@ -137,12 +164,17 @@ class Checkpoints:
         }
 
 
+def saved_steps(workdir: str | Path) -> list[int]:
+    """Returns the steps of which a run folder has complete checkpoints, oldest first."""
+    if not (Path(workdir) / "checkpoints").is_dir():
+        return []
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.steps()
+
+
 def latest_step(workdir: str | Path) -> int | None:
     """Returns the newest complete checkpoint of a run folder, or None."""
-    if not (Path(workdir) / "checkpoints").is_dir():
-        return None
-    with Checkpoints(workdir) as checkpoints:
-        return max(checkpoints.steps(), default=None)
+    return max(saved_steps(workdir), default=None)
 
 
 def restore_latest_parameters(workdir: str | Path) -> Flat:
@@ -154,11 +186,11 @@ def restore_latest_parameters(workdir: str | Path) -> Flat:
     step = latest_step(workdir)
     if step is None:
         raise UserError(f"{workdir} holds no checkpoint; train first, or give another --workdir.")
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
         return checkpoints.restore_weights(step)
 
 
-def copy_config(workdir: str | Path) -> dict:
+def read_config(workdir: str | Path) -> dict:
     """Reads the configuration that a run was started with."""
     path = Path(workdir) / "config.json"
     if not path.is_file():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -9,38 +10,76 @@ from pathlib import Path
 
 import jax
 
+from ovseg_jax.files import atomic_write, saving
+
 
 class MetricLog:
     """Appends ``{"step": …, name: value, …}`` lines to ``metrics.jsonl`` of a run folder.
 
     Only the first process writes. Where clu and TensorFlow are installed and ``tensorboard`` is set,
-    the scalars also go to event files in the folder.
+    the scalars also go to event files in the folder. Use as a context manager.
     """
 
-    def __init__(self, workdir: str | Path, tensorboard: bool = False):
+    def __init__(self, workdir: str | Path, first: int = 0, tensorboard: bool = False):
+        """Opens the files.
+
+        Args:
+            workdir: the run folder.
+            first: the step that the run goes on from; lines of later steps are dropped, because
+                the run that wrote them was stopped after its last checkpoint.
+            tensorboard: whether to write event files too.
+        """
+        self._path = Path(workdir) / "metrics.jsonl"
         self._file = None
         self._clu = None
-        if jax.process_index() == 0:
-            self._file = open(Path(workdir) / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
-            if tensorboard and importlib.util.find_spec("clu") and importlib.util.find_spec("tensorflow"):
-                from clu import metric_writers
+        if jax.process_index() != 0:
+            return
+        if self._path.is_file():
+            atomic_write(self._path, _lines_until(self._path.read_bytes(), first))
+        with saving(self._path):
+            self._file = open(self._path, "a", buffering=1)  # noqa: SIM115
+        if tensorboard and all(map(importlib.util.find_spec, ("clu", "tensorflow"))):
+            from clu import metric_writers
 
-                self._clu = metric_writers.SummaryWriter(str(workdir))
+            self._clu = metric_writers.SummaryWriter(str(workdir))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes one line; values are converted to Python floats here, so devices may run ahead."""
+        """Writes one line; values are converted to Python floats here, so devices may run ahead.
+
+        Raises:
+            UserError: the disk is full.
+        """
         values = {name: float(value) for name, value in scalars.items()}
         if self._file:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+            with saving(self._path):
+                self._file.write(json.dumps({"step": step, **finite}) + "\n")
         if self._clu:
             self._clu.write_scalars(step, values)
 
     def close(self) -> None:
         """Flushes and closes all files."""
         if self._file:
-            self._file.close()
+            with saving(self._path):
+                self._file.close()
         if self._clu:
             self._clu.close()
+
+
+def _lines_until(content: bytes, step: int) -> bytes:
+    """The complete lines of a metrics file up to a step."""
+
+    def stays(line):
+        # A kill can leave half a line at the end.
+        return line.endswith(b"\n") and json.loads(line)["step"] <= step
+
+    return b"".join(line for line in content.splitlines(keepends=True) if stays(line))
 
 
 class Throughput:

@@ -5,6 +5,7 @@ The mesh has the axes ("data", "fsdp"). Batches are split over both; parameters 
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping
 
@@ -25,6 +26,27 @@ RULES = (
 )
 
 
+def join_processes() -> None:
+    """Makes this process one of a job; to be called before anything else asks for devices.
+
+    JAX detects TPU pods, Slurm and Open MPI. Elsewhere JAX_COORDINATOR_ADDRESS (host:port of the
+    first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
+
+    Raises:
+        UserError: nothing tells which job this is, or the others do not answer.
+    """
+    count, number = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
+    try:
+        jax.distributed.initialize(
+            num_processes=count and int(count), process_id=number and int(number)
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--distributed found no job to join ({error}); start it through launch/, or set "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
+        ) from error
+
+
 def create_mesh(fsdp: int = 1) -> Mesh:
     """Lays all devices out as (devices / fsdp, fsdp).
 
@@ -32,7 +54,7 @@ def create_mesh(fsdp: int = 1) -> Mesh:
         UserError: the number of devices is no multiple of ``fsdp``.
     """
     devices = jax.device_count()
-    if devices % fsdp:
+    if fsdp < 1 or devices % fsdp:
         raise UserError(
             f"config.mesh.fsdp={fsdp} does not divide the {devices} devices; use a divisor."
         )
@@ -89,6 +111,15 @@ def state_shardings(shapes, params: Mapping, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(sharding, shapes)
 
 
+def with_shardings(shapes, shardings):
+    """Shapes that say where their arrays lie; what a checkpoint is restored onto."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts this host's share of a batch on the devices, as one global array per key.
 
@@ -107,3 +138,8 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
         key: jax.make_array_from_process_local_data(sharding, value)
         for key, value in batch.items()
     }
+
+
+def to_host(tree, mesh: Mesh):
+    """Whole numpy arrays, also of arrays that are split over the devices of several hosts."""
+    return jax.device_get(jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree))

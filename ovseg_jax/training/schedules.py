@@ -10,7 +10,8 @@ def poly(base: float, steps: int, power: float, min_lr: float):
     """Polynomial decay from ``base`` to ``min_lr`` over ``steps`` (mmcv's 'poly' policy)."""
 
     def schedule(step):
-        fraction = jnp.clip(1.0 - step / steps, 0.0, 1.0)
+        # The difference of integers first: 1 - step / steps loses digits towards the end.
+        fraction = jnp.clip((steps - step) / steps, 0.0, 1.0)
         return (base - min_lr) * fraction**power + min_lr
 
     return schedule
@@ -26,12 +27,16 @@ def cosine(base: float, steps: int, min_lr: float):
     return schedule
 
 
+def constant(base: float):
+    """The base rate at every step."""
+    return lambda step: jnp.full_like(step, base, dtype=jnp.float32)
+
+
 def linear_warmup(schedule, warmup_steps: int, ratio: float):
     """Scales the first steps of a schedule linearly from ``ratio`` to 1 (mmcv's 'linear')."""
 
     def warmed(step):
-        missing = (1.0 - jnp.clip(step / warmup_steps, 0.0, 1.0)) * (1.0 - ratio)
-        return schedule(step) * (1.0 - missing)
+        return schedule(step) * (ratio + (1.0 - ratio) * jnp.clip(step / warmup_steps, 0.0, 1.0))
 
     return warmed if warmup_steps else schedule
 
@@ -50,7 +55,7 @@ def build_schedule(config: ConfigDict, base: float, steps: int):
     elif config.name == "cosine":
         schedule = cosine(base, steps, config.min_lr)
     elif config.name == "constant":
-        schedule = lambda step: jnp.full_like(step, base, dtype=jnp.float32)  # noqa: E731
+        schedule = constant(base)
     else:
         raise UserError(
             f"unknown schedule '{config.name}'; config.schedule.name is poly, cosine or constant."

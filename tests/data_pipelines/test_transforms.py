@@ -21,6 +21,7 @@ SPECS = {
     "normalize": {"mean": (1.0, 2.0, 3.0), "std": (4.0, 5.0, 6.0)},
     "pad": {"size": (64, 64)},
     "tokenize": {},
+    "select": {"keys": ("image", "label", "caption")},
 }
 
 
@@ -71,7 +72,8 @@ def test_every_step_is_pure_and_repeatable(name):
 
 
 def test_steps_do_without_labels():
-    specs = [{"name": name} | SPECS[name] for name in SPECS if "label" not in name]
+    unlabelled = [name for name in SPECS if name not in ("reduce_zero_label", "select")]
+    specs = [{"name": name} | SPECS[name] for name in unlabelled]
     chain = transforms.create_transforms(specs, tokenizer)
     current = {"image": example()["image"], "caption": "a cat"}
     for step in chain:
@@ -108,6 +110,14 @@ def test_short_side_is_exact_at_every_size():
     for long in range(64, 400, 7):
         assert transforms.short_side_size((64, long), 48)[0] == 48
         assert transforms.short_side_size((long, 64), 48)[1] == 48
+
+
+def test_select_keeps_what_is_asked_for_and_the_size():
+    (step,) = transforms.create_transforms([{"name": "select", "keys": ("image", "label")}])
+    given = example() | {"size": np.array([40, 50]), "boxes": np.zeros((3, 4))}
+    assert set(step(given, np.random.default_rng(0))) == {"image", "label", "size"}
+    with pytest.raises(UserError, match=r"'select' finds no 'label'.*image"):
+        step({"image": given["image"]}, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("width", [1, 63, 64, 65, 130])

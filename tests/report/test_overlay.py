@@ -14,10 +14,10 @@ def test_paint_keeps_pixels_without_a_class_grey():
     image = np.full((4, 6, 3), (200, 40, 90), np.uint8)
     labels = np.full((4, 6), 255)
     labels[:, 3:] = 1
-    painted = paint(image, labels, 2)
+    painted = paint(image, labels, palette(2))
     assert np.ptp(painted[:, :3].astype(int), axis=-1).max() == 0
     grey = painted[0, 0].astype(float)
-    np.testing.assert_allclose(painted[1, 5], 0.6 * palette(2)[1] + 0.4 * grey, atol=1)
+    np.testing.assert_allclose(painted[1, 5], 0.65 * palette(2)[1] + 0.35 * grey, atol=1)
     assert painted[1, 3].sum() < painted[1, 5].sum()  # the outline
 
 

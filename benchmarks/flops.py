@@ -1,0 +1,123 @@
+"""Floating-point operations of ZegCLIP, counted from its architecture.
+
+Counted are the matrix products of the networks, one multiplication and one addition each:
+
+- a Linear layer on r rows takes 2·r·in·out forward; backward the same again for the gradient of its
+  input, where something before it trains, and once more for its weights, where they train;
+- attention takes 2·2·q·k·width forward (scores and mixture) and twice that backward.
+
+Left out is what a better program could avoid or what runs at the speed of memory: activations,
+softmax, norms, losses, resizing (two taps per axis if done sparsely), recomputation. So the rate
+that is derived from the count understates the work really done, never overstates it. The optimizer
+counts where it multiplies matrices (Muon).
+"""
+
+import re
+from dataclasses import dataclass
+
+from ml_collections import ConfigDict
+
+_MUON_ITERATIONS = 5
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of a part, forward and backward."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.forward + other.forward, self.backward + other.backward)
+
+    def __mul__(self, factor: float) -> "Work":
+        return Work(self.forward * factor, self.backward * factor)
+
+    @property
+    def total(self) -> float:
+        """Forward and backward."""
+        return self.forward + self.backward
+
+
+def linear(rows: int, inputs: int, outputs: int, *, trained: bool, flows: bool = True) -> Work:
+    """A matrix of weights; `flows`: a gradient is wanted at the input."""
+    forward = 2.0 * rows * inputs * outputs
+    return Work(forward, forward * (trained + flows))
+
+
+def attention(queries: int, keys: int, width: int) -> Work:
+    """Scores and mixture of all heads."""
+    forward = 4.0 * queries * keys * width
+    return Work(forward, 2 * forward)
+
+
+def block(tokens: int, width: int) -> Work:
+    """A frozen transformer block with something trained before it."""
+    projections = linear(tokens, width, width, trained=False) * 4
+    mlp = linear(tokens, width, 4 * width, trained=False) * 2
+    return projections + attention(tokens, tokens, width) + mlp
+
+
+def image_encoder(config: ConfigDict, patches: int) -> Work:
+    """The frozen image transformer with its prompts, for one picture.
+
+    The projection of the prompts is left out: it does not grow with the batch.
+    """
+    system, vit = config.system, config.system.clip.image
+    width = vit.width
+    work = linear(patches, 3 * vit.patch_size**2, width, trained=False, flows=False)
+    for layer in range(vit.layers):
+        prompted = layer <= system.prompt_depth or not system.prompt_depth
+        work += block(1 + patches + prompted * system.prompt_tokens, width)
+    return work + linear(1 + patches, width, system.clip.embed_dim, trained=False)
+
+
+def prompt_projection(config: ConfigDict) -> Work:
+    """The trained projection of the prompts of all layers, once per step."""
+    system, width = config.system, config.system.clip.image.width
+    rows = (1 + system.prompt_depth) * system.prompt_tokens
+    return linear(rows, width, width, trained=True)
+
+
+def decoder(config: ConfigDict, patches: int, classes: int) -> Work:
+    """The relationship decoder, for one picture; of its last layer only the scores are used."""
+    system = config.system
+    dim, hidden = system.clip.embed_dim, system.decoder_hidden
+
+    def dense(rows, inputs, outputs):
+        return linear(rows, inputs, outputs, trained=True)
+
+    scores = attention(classes, patches, dim) * 0.5
+    queries = dense(classes, dim, dim)
+    memory = dense(patches, dim, dim)
+    last = queries + memory + scores
+    mixture = memory + attention(classes, patches, dim) * 0.5 + queries
+    mlp = dense(classes, dim, hidden) + dense(classes, hidden, dim)
+    inputs = 2 * dim if system.relationship_descriptor else dim
+    layers = system.decoder_layers
+    return dense(classes, inputs, dim) + last * layers + (mixture + mlp) * (layers - 1)
+
+
+def optimizer(config: ConfigDict, shapes: dict[str, tuple[int, ...]]) -> float:
+    """Products of Muon's Newton-Schulz iterations (X Xᵀ, its square, both times X)."""
+    if config.optimizer.name != "muon":
+        return 0.0
+    pattern = config.optimizer.muon.pattern
+    matrices = [s for path, s in shapes.items() if len(s) == 2 and re.search(pattern, path)]
+    sides = [(min(shape), max(shape)) for shape in matrices]
+    return sum(_MUON_ITERATIONS * (4.0 * m * m * n + 2.0 * m**3) for m, n in sides)
+
+
+def train_step(
+    config: ConfigDict, patches: int, classes: int, batch: int, shapes: dict[str, tuple[int, ...]]
+) -> Work:
+    """A whole training step of a batch; `shapes` are those of the trained parameters by path."""
+    picture = image_encoder(config, patches) + decoder(config, patches, classes)
+    once = prompt_projection(config) + Work(0.0, optimizer(config, shapes))
+    return picture * batch + once
+
+
+def window(config: ConfigDict, patches: int, names: int) -> float:
+    """One window of inference."""
+    picture = image_encoder(config, patches) + decoder(config, patches, names)
+    return picture.forward + prompt_projection(config).forward

@@ -1,0 +1,94 @@
+"""The count of operations against the matrix products that JAX traces."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import jaxprs_in_params
+from jax.interpreters import partial_eval
+
+from benchmarks import flops, machine
+from ovseg_jax import models
+from ovseg_jax.networks.zegclip import prompted_features
+from ovseg_jax.params import abstract_model, merge_model
+from ovseg_jax.systems import create_system
+from ovseg_jax.training.optimizers import build_optimizer
+from ovseg_jax.training.partition import split_trainable
+
+CLASSES = 5
+
+
+def products(jaxpr) -> float:
+    """FLOPs of all dot products in a jaxpr that contribute to its outputs, loops unrolled."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            inner = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2.0 * inner * math.prod(equation.outvars[0].aval.shape)
+        times = equation.params.get("length", 1)
+        total += times * sum(products(sub) for sub in jaxprs_in_params(equation.params))
+    return total
+
+
+def needed_products(function, *arguments) -> float:
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    return products(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
+
+
+@pytest.fixture(scope="module")
+def parts():
+    config = machine.load_recipe("demo")
+    graphdef, params, stats = abstract_model(lambda rngs: create_system(config, rngs))
+    trainable, frozen = split_trainable(params, models.param_groups(config))
+    return config, trainable, lambda t, f: merge_model(graphdef, {**t, **f}, stats), frozen
+
+
+def test_image_encoder(parts):
+    config, trainable, system, frozen = parts
+    image = jnp.zeros((2, 96, 96, 3))
+
+    def encode(trainable, frozen):
+        model = system(trainable, frozen)
+        return prompted_features(model.clip.image, model.prompts, image)[:2]
+
+    def scalar(*arguments):
+        return sum(x.sum() for x in encode(*arguments))
+
+    work = flops.image_encoder(config, 144) * 2 + flops.prompt_projection(config)
+    assert needed_products(encode, trainable, frozen) == pytest.approx(work.forward, rel=0.01)
+    traced = needed_products(jax.value_and_grad(scalar), trainable, frozen)
+    assert traced == pytest.approx(work.total, rel=0.01)
+
+
+def test_decoder(parts):
+    config, trainable, system, frozen = parts
+    dim = config.system.clip.embed_dim
+    features = (jnp.ones((2, dim)), jnp.ones((2, 144, dim)))
+
+    def decode(trainable, features, frozen):
+        return system(trainable, frozen).head(jnp.ones((CLASSES, dim)), *features)[0].sum()
+
+    work = flops.decoder(config, 144, CLASSES) * 2
+    traced = needed_products(decode, trainable, features, frozen)
+    assert traced == pytest.approx(work.forward, rel=0.01)
+    traced = needed_products(jax.value_and_grad(decode, (0, 1)), trainable, features, frozen)
+    assert traced == pytest.approx(work.total, rel=0.01)
+
+
+def test_optimizer(parts):
+    config, trainable, _, _ = parts
+    groups = models.param_groups(config)
+    optimizer = build_optimizer(config.optimizer, config.schedule, 10, groups, trainable)
+    state = jax.eval_shape(optimizer.init, trainable)
+    traced = needed_products(optimizer.update, trainable, state, trainable)
+    shapes = {path: value.shape for path, value in trainable.items()}
+    assert traced == pytest.approx(flops.optimizer(config, shapes), rel=0.01)
+
+
+def test_real_size_is_dominated_by_the_image_encoder():
+    config = machine.load_recipe("real")
+    encoder = flops.image_encoder(config, 1024).forward
+    assert 230e9 < encoder < 250e9  # 12 blocks of 24·n·d² + 4·n²·d at n = 1125, d = 768
+    assert flops.decoder(config, 1024, 171).forward < 0.05 * encoder

@@ -1,0 +1,28 @@
+"""What the tests share: compiled programs, recorded arrays, a run small enough to train anew."""
+
+import os
+from pathlib import Path
+
+import pytest
+import tiny
+
+# Before JAX is imported. Compiled programs serve all workers, subprocesses and the next time.
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ovseg_jax" / "tests"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of recorded arrays."""
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """The folder of a finished run of `tiny.config()`; tests that write into it copy it first."""
+    from ovseg_jax.train import train
+
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    train(tiny.config(), workdir)
+    return workdir

@@ -1,0 +1,161 @@
+"""Every recipe builds what it describes; a new file in `configs/` is covered by being there."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from data_pipelines.sources import SOURCES
+from data_pipelines.transforms import create_transforms
+from ovseg_jax import models
+from ovseg_jax.inference import Protocol
+from ovseg_jax.params import abstract_model
+from ovseg_jax.systems import create_system
+from ovseg_jax.text.label_space import load_label_space
+from ovseg_jax.text.templates import load_templates
+from ovseg_jax.training.optimizers import build_optimizer
+from ovseg_jax.training.partition import group_index, split_trainable
+
+ROOT = Path(__file__).parents[1]
+
+# ZegCLIP, table 2 of the paper: pAcc, mIoU(S), mIoU(U), hIoU.
+PUBLISHED = {
+    "voc_inductive": (94.6, 91.9, 77.8, 84.3),
+    "voc_transductive": (96.2, 92.3, 89.9, 91.1),
+    "voc_full": (96.3, 92.4, 90.9, 91.6),
+    "coco_stuff_inductive": (62.0, 40.2, 41.1, 40.8),
+    "coco_stuff_transductive": (69.2, 40.7, 59.9, 48.5),
+    "coco_stuff_full": (69.9, 40.7, 63.2, 49.6),
+    "context_inductive": (76.2, 46.0, 54.6, 49.9),
+    "context_transductive": (77.2, 46.6, 65.4, 54.4),
+}
+# Prompts, classes that compete in training, steps, where it starts.
+RECIPES = {
+    "voc_inductive": (10, 15, 20_000, "models/clip_vit_b16"),
+    "voc_transductive": (10, 20, 10_000, "runs/zegclip_voc_inductive"),
+    "voc_full": (10, 20, 20_000, "models/clip_vit_b16"),
+    "coco_stuff_inductive": (100, 156, 80_000, "models/clip_vit_b16"),
+    "coco_stuff_transductive": (100, 171, 40_000, "runs/zegclip_coco_stuff_inductive"),
+    "coco_stuff_full": (100, 171, 80_000, "models/clip_vit_b16"),
+}
+
+
+def load(path: Path):
+    return importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+
+
+def variants():
+    """Every recipe with every value of its string argument: those that stand beside the default."""
+    for path in sorted((ROOT / "configs").rglob("*.py")):
+        if path.name == "common.py":
+            continue
+        module = load(path)
+        arguments = inspect.signature(module.get_config).parameters.values()
+        for default in [a.default for a in arguments] or [None]:
+            values = vars(module).values()
+            choices = (value for value in values if isinstance(value, tuple) and default in value)
+            for choice in next(choices, (None,)):
+                name = f"{path.parent.name}/{path.stem}" + (f":{choice}" if choice else "")
+                yield pytest.param(module, choice, id=name)
+
+
+every_recipe = pytest.mark.parametrize(("module", "argument"), variants())
+zegclip_recipes = pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (ROOT / "configs" / "zegclip").glob("*.py"))
+)
+
+
+def get_config(module, argument) -> ConfigDict:
+    return (module.get_config(argument) if argument else module.get_config()).lock()
+
+
+@every_recipe
+def test_model_and_optimizer_fit_together(module, argument):
+    config = get_config(module, argument)
+    _, params, _ = abstract_model(lambda rngs: create_system(config, rngs))
+    groups = models.param_groups(config)
+    used = {group_index(path, groups) for path in params} - {None}
+    assert used == set(range(len(groups)))  # a rule without parameters is misspelt
+    trainable, frozen = split_trainable(params, groups)
+    optimizer = build_optimizer(
+        config.optimizer, config.schedule, config.train.steps, groups, trainable
+    )
+    state = jax.eval_shape(optimizer.init, trainable)
+    sizes = [leaf.size for leaf in jax.tree.leaves(state)]
+    assert sum(sizes) >= sum(leaf.size for leaf in trainable.values())
+    assert frozen.keys() | trainable.keys() == params.keys()
+
+
+@every_recipe
+def test_words_resolve(module, argument):
+    config = get_config(module, argument)
+    space = load_label_space(config.vocabulary.label_space)
+    assert space.subset(config.vocabulary.train_subset or "all")
+    assert all("{}" in template for template in load_templates(config.vocabulary.templates))
+
+
+@every_recipe
+def test_data_resolve(module, argument):
+    config = get_config(module, argument)
+    for name, data in config.data.items():
+        create_transforms(tuple(data.transforms), tokenizer=lambda texts: [[0] for _ in texts])
+        fields = data.source.to_dict()
+        source_module, source = SOURCES[fields.pop("name")].split(":")
+        signature = inspect.signature(getattr(importlib.import_module(source_module), source))
+        signature.bind(**fields)
+        assert name in ("train", "eval", "retrieval", "zero_shot")
+    Protocol.from_config(config.eval)
+
+
+@every_recipe
+def test_sections_are_complete_and_of_plain_values(module, argument):
+    config = get_config(module, argument)
+    assert {"steps", "batch_size", "log_every", "checkpoint_every"} <= config.train.keys()
+    assert config.train.steps > config.schedule.warmup_steps
+    assert np.shape(config.image.mean) == np.shape(config.image.std) == (3,)
+    assert "Config" not in config.to_json_best_effort()
+    assert f"--config configs/{Path(module.__file__).parent.name}/" in module.__doc__
+
+
+def zegclip(name: str):
+    return load(ROOT / "configs" / "zegclip" / f"{name}.py")
+
+
+@zegclip_recipes
+def test_published_figures(name):
+    text = zegclip(name).__doc__
+    figures = re.search(
+        r"([\d.]+) pAcc, ([\d.]+) mIoU\(S\), ([\d.]+) mIoU\(U\), ([\d.]+) hIoU", text
+    )
+    assert (figures is not None) == (name in PUBLISHED)
+    if figures:
+        assert tuple(map(float, figures.groups())) == PUBLISHED[name]
+
+
+@zegclip_recipes
+def test_published_recipes(name):
+    module = zegclip(name)
+    config = module.get_config()
+    assert config.system.setting == name.rpartition("_")[2]
+    assert config.train.batch_size == 16
+    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.weight_decay) == (
+        "adamw",
+        2e-4,
+        0.01,
+    )
+    schedule = config.schedule.to_dict()
+    assert schedule == dict(
+        name="poly", warmup_steps=1500, warmup_ratio=1e-6, power=0.9, min_lr=1e-6
+    )
+    assert (config.eval.short_side, config.eval.crop, config.eval.stride) == (512, 512, 426)
+    assert f"{config.train.steps} steps" in module.__doc__
+    if name in RECIPES:
+        space = load_label_space(config.vocabulary.label_space)
+        classes = len(space.subset(config.vocabulary.train_subset))
+        found = (config.system.prompt_tokens, classes, config.train.steps, config.pretrained)
+        assert found == RECIPES[name]
