@@ -102,7 +102,9 @@ def main() -> None:
     windows = counts[0] * counts[1]
     patch = config.system.clip.image.patch_size
     patches = (crop // patch) ** 2 if crop else (size[0] // patch) * (size[1] // patch)
-    print(f"\n{options.size}: pictures of {options.height} x {options.width}, {windows} window(s)\n")
+    print(
+        f"\n{options.size}: pictures of {options.height} x {options.width}, {windows} window(s)\n"
+    )
 
     rows = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -121,9 +121,7 @@ def load_recipe(size: str, overrides: Sequence[str] = ()) -> ConfigDict:
         # The packaged model's tokenizer without its weights.
         config.vocabulary.tokenizer = "shapes"
     values = (text.partition("=") for text in overrides)
-    config.update_from_flattened_dict(
-        {key: _parse(value, config, key) for key, _, value in values}
-    )
+    config.update_from_flattened_dict({key: _parse(value, config, key) for key, _, value in values})
     return config
 
 

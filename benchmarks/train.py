@@ -29,6 +29,7 @@ from ovseg_jax.networks.zegclip import prompted_features
 from ovseg_jax.params import merge_model
 from ovseg_jax.train import initial_state, make_train_step
 from ovseg_jax.training import mesh as meshes
+from ovseg_jax.training.memory import keep_freed_memory
 from ovseg_jax.training.optimizers import build_optimizer
 from ovseg_jax.training.partition import split_trainable
 
@@ -60,6 +61,7 @@ class Bench:
         return initial_state(params, stats, self.optimizer, bool(self.config.train.ema_decay))
 
     def batch(self, size: int) -> dict[str, jax.Array]:
+        """A synthetic batch on the devices."""
         return meshes.put_batch(machine.random_batch(size, self.image, self.classes), self.mesh)
 
     def compile(self, batch: dict):
@@ -78,6 +80,7 @@ class Bench:
         return compiled, traced - start, time.perf_counter() - traced
 
     def work(self, batch: int) -> flops.Work:
+        """Operations of a step."""
         shapes = {path: value.shape for path, value in self.trainable.items()}
         return flops.train_step(self.config, self.side**2, self.classes, batch, shapes)
 
@@ -252,7 +255,9 @@ def report_step(figures: list[dict], peak: float) -> str:
                 (least / row["batch"]) / (first["seconds"][0] / first["batch"]),
             )
         )
-        memory.append([row[key] for key in ("batch", "trace", "compile", "buffers", "host", "device")])
+        memory.append(
+            [row[key] for key in ("batch", "trace", "compile", "buffers", "host", "device")]
+        )
     speed_header = (
         "batch",
         "s/step min",
@@ -299,6 +304,8 @@ def main() -> None:
     config.dtype = options.dtype
     classes = options.classes or machine.CLASSES[options.size]
     print(machine.describe())
+    if options.keep_freed_memory:
+        print(f"allocator keeps freed memory: {keep_freed_memory()}")
     peaks = {d: machine.matmul_peak(d) for d in dict.fromkeys(("float32", options.dtype))}
     for dtype, (rate, size) in peaks.items():
         print(f"matrix-product peak, {dtype}: {rate / GIGA:.0f} GFLOP/s at {size}")
@@ -322,13 +329,19 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--size", choices=machine.RECIPES, default="demo", help="which recipe (default: %(default)s)")
+    add(
+        "--size",
+        choices=machine.RECIPES,
+        default="demo",
+        help="which recipe (default: %(default)s)",
+    )
     add("--batch", type=int, nargs="+", default=[1], help="batch sizes, of all devices together")
     add("--repeats", type=int, default=10, help="timed steps (default: %(default)s)")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="compute type")
     add("--classes", type=int, help="names that compete (default: 171 real, 88 demo)")
     add("--breakdown", action="store_true", help="also time the parts of a step")
     add("--profile", metavar="DIR", help="write a trace of one step per batch size (jax.profiler)")
+    add("--keep-freed-memory", action="store_true", help="see ovseg_jax.training.memory")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
     return parser
 

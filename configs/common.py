@@ -24,7 +24,7 @@ def adamw(lr: float, weight_decay: float, b2: float = 0.999, clip_norm: float = 
 
 
 def muon(lr: float, muon_lr: float, pattern: str, weight_decay: float, b2: float) -> ConfigDict:
-    """Orthogonalised momentum for the matrices whose path contains `pattern`, AdamW for the rest."""
+    """Orthogonalised momentum for matrices whose path contains `pattern`, AdamW for the rest."""
     config = adamw(lr, weight_decay, b2=b2, clip_norm=1.0)
     config.name = "muon"
     config.muon = ConfigDict(dict(lr=muon_lr, pattern=pattern))
@@ -109,7 +109,7 @@ def vit_b16(image_size: int = 512) -> ConfigDict:
 
 
 def mmseg_transforms(crop: int = 512, box: tuple[int, int] = (2048, 512)) -> tuple[dict, ...]:
-    """mmsegmentation's augmentation of semantic segmentation, ImageNet statistics."""
+    """Augmentation of mmsegmentation's recipes, ImageNet statistics."""
     return (
         dict(name="resize_ratio", box=box, ratio_range=(0.5, 2.0)),
         dict(name="random_crop", size=(crop, crop), cat_max_ratio=0.75),

@@ -85,6 +85,8 @@ class Loader:
         host, hosts = shard
         if len(source) == 0:
             raise UserError("the data source has no examples; check its paths and filters")
+        if batch_size < 1:
+            raise UserError(f"a batch of {batch_size} examples is no batch; use 1 or more")
         if batch_size % hosts or not 0 <= host < hosts:
             raise UserError(
                 f"a batch of {batch_size} cannot be shared by {hosts} hosts (this one is number "

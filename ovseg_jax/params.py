@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 Flat = dict[str, Any]
@@ -71,11 +70,3 @@ def initialize(create: Callable[[nnx.Rngs], nnx.Module], seed: int) -> tuple[Fla
         return split_model(create(nnx.Rngs(key)))[1:]
 
     return init(jax.random.key(seed))
-
-
-def cast(params: Mapping[str, jax.Array], dtype) -> Flat:
-    """Casts the floating-point leaves to ``dtype``."""
-    return {
-        path: value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
-        for path, value in params.items()
-    }

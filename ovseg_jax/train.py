@@ -45,7 +45,7 @@ def make_train_step(
 
         def loss_of(params):
             model = merge_model(graphdef, {**params, **frozen}, state["stats"])
-            # Rngs count their draws, which may only happen under the transformation they are made in.
+            # Made in here: Rngs count their draws, which no other transformation may do for them.
             loss, scalars = model.loss(batch, vocabulary, nnx.Rngs(key))
             return loss, (scalars, model_state(model))
 
@@ -178,9 +178,7 @@ def train(
     optimizer = build_optimizer(
         config.optimizer, config.schedule, config.train.steps, groups, trainable
     )
-    init = functools.partial(
-        initial_state, optimizer=optimizer, ema=bool(config.train.ema_decay)
-    )
+    init = functools.partial(initial_state, optimizer=optimizer, ema=bool(config.train.ema_decay))
     shapes = jax.eval_shape(init, trainable, stats)
     shardings = meshes.state_shardings(shapes, trainable, mesh)
 
@@ -223,8 +221,8 @@ def train(
                     summary = {name: float(value) for name, value in scalars.items()}
                     if not math.isfinite(summary["loss"]):
                         raise UserError(
-                            f"the loss is {summary['loss']} at step {number}; start anew in another "
-                            "--workdir with a lower config.optimizer.lr."
+                            f"the loss is {summary['loss']} at step {number}; start anew in "
+                            "another --workdir with a lower config.optimizer.lr."
                         )
                 if log_due:
                     log.write(number, {**summary, "images_per_second": rate.read()})

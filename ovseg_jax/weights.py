@@ -78,9 +78,13 @@ def load_model_json(folder: str | Path) -> dict:
     folder = Path(folder)
     path = folder / "model.json"
     if not folder.is_dir():
-        raise UserError(f"no model folder at {folder}; check the path, or train or convert one first.")
+        raise UserError(
+            f"no model folder at {folder}; check the path, or train or convert one first."
+        )
     if not path.is_file():
-        raise UserError(f"{folder} has no model.json; give the folder of a run or a converted model.")
+        raise UserError(
+            f"{folder} has no model.json; give the folder of a run or a converted model."
+        )
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

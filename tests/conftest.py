@@ -1,5 +1,6 @@
 """What the tests share: compiled programs, recorded arrays, a run small enough to train anew."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -18,11 +19,28 @@ def golden() -> Path:
     return Path(__file__).parent / "golden"
 
 
+@contextlib.contextmanager
+def _compiling_fast():
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def compiling_fast():
+    """For tests of loops, whose time goes into compiling; values change in the last digits."""
+    with _compiling_fast():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> Path:
     """The folder of a finished run of `tiny.config()`; tests that write into it copy it first."""
     from ovseg_jax.train import train
 
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    train(tiny.config(), workdir)
+    with _compiling_fast():
+        train(tiny.config(), workdir)
     return workdir

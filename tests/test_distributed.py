@@ -88,7 +88,9 @@ def test_two_processes_train_as_one(tmp_path):
     finish(
         [start(recipe, tmp_path / "one")]
         + [
-            start(recipe, tmp_path / "two", "--distributed", FSDP, JAX_PROCESS_ID=str(number), **job)
+            start(
+                recipe, tmp_path / "two", "--distributed", FSDP, JAX_PROCESS_ID=str(number), **job
+            )
             for number in range(2)
         ]
     )

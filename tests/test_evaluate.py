@@ -156,8 +156,20 @@ def run_config():
             seed=0,
             image=dict(mean=MEAN, std=STD),
             vocabulary=dict(label_space="shapes", templates="shapes", tokenizer="shapes"),
-            data=dict(eval=dict(source=source, transforms=(dict(name="tokenize"),))),
-            eval=dict(batch_size=4, short_side=0, crop=32, stride=16, flip=False, report_images=2),
+            data=dict(
+                eval=dict(source=source, transforms=()),
+                retrieval=dict(source=source, transforms=(dict(name="tokenize"),)),
+                zero_shot=dict(source=source, transforms=()),
+            ),
+            eval=dict(
+                batch_size=4,
+                short_side=0,
+                crop=32,
+                stride=16,
+                flip=False,
+                report_images=2,
+                training_free=True,
+            ),
         )
     )
 
@@ -170,6 +182,7 @@ def test_evaluating_a_run_leaves_its_result_and_report(tmp_path, monkeypatch):
     saved = json.loads((tmp_path / "result.json").read_text())
     assert saved["images"] == 5 and saved["aAcc"] == result["aAcc"]
     assert saved["retrieval"]["pictures"] == saved["zero_shot"]["pictures"] == 5
+    assert saved["training_free"]["IoU"] == saved["IoU"]  # the system is the read-out itself
     assert saved["protocol"]["templates"] == ["a photo of a {}"]
     assert saved["protocol"]["weights"] == evaluate.digest(model.params)
     assert len(list((tmp_path / "report/pictures").iterdir())) == 2 * 3

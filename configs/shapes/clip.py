@@ -44,7 +44,9 @@ def get_config(stage: str = "scenes") -> ConfigDict:
     tokenize = (dict(name="tokenize"),)
     config.data = ConfigDict(
         dict(
-            train=dict(source=source, transforms=tokenize),
+            train=dict(
+                source=source, transforms=(*tokenize, dict(name="select", keys=("image", "text")))
+            ),
             eval=common.shapes_eval(),
             retrieval=dict(source=common.shapes_eval(size=500).source, transforms=tokenize),
             zero_shot=dict(
@@ -63,6 +65,6 @@ def get_config(stage: str = "scenes") -> ConfigDict:
         b2=0.98,
     )
     config.schedule = common.schedule("cosine", warmup_steps=100, warmup_ratio=0.01, min_lr=4e-5)
-    config.train = common.train(batch_size=128, steps=4000 if objects else 1800)
+    config.train = common.train(128, steps=4000) if objects else common.train(64, steps=2400)
     config.eval = common.shapes_protocol(training_free=False)
     return config

@@ -73,7 +73,8 @@ def prompted_features(
 
     Returns:
       The image's embedding [B, E] (the class token's in published CLIPs) and the patch embeddings
-      [B, N, E], float32 of unit length, and the tokens on the way: `embedded`, `block_in_0`, `block_0`, `block_1`, …
+      [B, N, E], float32 of unit length, and the tokens on the way: `embedded`, `block_in_0`,
+      `block_0`, `block_1`, …
     """
     # The published model adds the class token twice: once as a token and once with its position.
     tokens = vit.embed(image, class_token=2.0 * vit.class_token[...], method="bilinear")

@@ -165,7 +165,8 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
       UserError: no such file, no npz, or no usable `meta` entry.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a damaged file open where it opened it itself.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise UserError(f"no file {path}; check the path.") from None

@@ -32,8 +32,9 @@ def _check_leaves(expected: Mapping, saved: Mapping, origin: Path) -> None:
     wrong = sorted({key for key in expected if differs(key)} | (set(saved) - set(expected)))
     if wrong:
         raise UserError(
-            f"checkpoint {origin} belongs to another model or optimizer: {len(wrong)} arrays differ, "
-            f"first {wrong[0]}; resume with the config that made it, or use another --workdir."
+            f"checkpoint {origin} belongs to another model or optimizer: {len(wrong)} arrays "
+            f"differ, first {wrong[0]}; resume with the config that made it, or use another "
+            "--workdir."
         )
 
 
@@ -84,8 +85,9 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
                 raise UserError(
-                    f"the disk is full: no checkpoint could be saved in {self.directory}; free some "
-                    "space and start the same command again, it resumes from the last good one."
+                    f"the disk is full: no checkpoint could be saved in {self.directory}; free "
+                    "some space and start the same command again, it resumes from the last good "
+                    "one."
                 ) from error
             raise
 
@@ -147,8 +149,8 @@ class Checkpoints:
             return metadata
         except Exception as error:  # as above: the type depends on what is damaged
             raise UserError(
-                f"checkpoint {self.directory / str(step)} is damaged ({type(error).__name__}); start "
-                "again with --resume=previous to use the one before it, or delete it."
+                f"checkpoint {self.directory / str(step)} is damaged ({type(error).__name__}); "
+                "start again with --resume=previous to use the one before it, or delete it."
             ) from error
 
     def restore_weights(self, step: int) -> Flat:

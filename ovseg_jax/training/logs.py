@@ -16,8 +16,8 @@ from ovseg_jax.files import atomic_write, saving
 class MetricLog:
     """Appends ``{"step": …, name: value, …}`` lines to ``metrics.jsonl`` of a run folder.
 
-    Only the first process writes. Where clu and TensorFlow are installed and ``tensorboard`` is set,
-    the scalars also go to event files in the folder. Use as a context manager.
+    Only the first process writes. Where clu and TensorFlow are installed and ``tensorboard`` is
+    set, the scalars also go to event files in the folder. Use as a context manager.
     """
 
     def __init__(self, workdir: str | Path, first: int = 0, tensorboard: bool = False):

@@ -65,7 +65,9 @@ def build_optimizer(
         params: the trainable parameters (or their shapes), by path.
     """
     if config.name not in ("adamw", "muon"):
-        raise UserError(f"unknown optimizer '{config.name}'; config.optimizer.name is adamw or muon.")
+        raise UserError(
+            f"unknown optimizer '{config.name}'; config.optimizer.name is adamw or muon."
+        )
 
     def kind(path, value):
         wants_muon = config.name == "muon" and re.search(config.muon.pattern, path)

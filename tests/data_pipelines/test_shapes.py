@@ -35,6 +35,13 @@ def test_a_scene_is_a_function_of_its_index():
     assert all(_equal(forward[i], later[7 - i]) for i in range(8))
 
 
+def test_every_fourth_mixed_picture_is_a_single_object():
+    source = ShapesSource(size=40, objects="mixed")
+    counts = [int((source[i]["classes"] >= 0).sum()) for i in range(40)]
+    assert set(counts[::4]) == {1} and max(counts) > 1
+    assert all(source[i]["boxes"].shape == (3, 4) for i in (0, 1))
+
+
 def test_the_world_has_not_changed():
     """Shipped weights know this world; whoever changes it on purpose trains them anew."""
     source = ShapesSource(seed=0, size=4)

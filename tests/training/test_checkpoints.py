@@ -159,12 +159,12 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, during
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(UserError, match="the disk is full") as caught:
-        with Checkpoints(tmp_path) as checkpoints:
-            with monkeypatch.context() as patch:
-                patch.setattr(checkpoints._manager, during, full)
-                checkpoints.save(make_state(4), meta={})
-                checkpoints.__exit__()
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints._manager, during, full)
+    with pytest.raises(UserError, match="the disk is full") as caught, checkpoints:
+        checkpoints.save(make_state(4), meta={})
+    monkeypatch.undo()
+    checkpoints._manager.close()
     assert str(caught.value).count("\n") == 0
     assert_equal(restore(tmp_path, make_state(2), 2), make_state(2))
 

@@ -24,7 +24,7 @@ from ovseg_jax.training import mesh as meshes
 from ovseg_jax.training.optimizers import build_optimizer
 from ovseg_jax.training.partition import split_trainable
 
-config = tiny.config(train__batch_size=8, optimizer__name="adamw")
+config = tiny.config(train__batch_size=8)
 graphdef, params, stats = models.initialize_model(config)
 groups = models.param_groups(config)
 trainable, frozen = split_trainable(params, groups)
