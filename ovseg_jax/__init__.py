@@ -1,7 +1,7 @@
 """Open-vocabulary segmentation in JAX and Flax.
 
 segmenter = ovseg_jax.load("runs/shapes_zegclip")
-segmenter.segment("photo.jpg", "striped star; dotted ring; grass, lawn").overlay().show()
+segmenter.segment("photo.jpg", "striped star; dotted ring; grass").overlay().show()
 """
 
 from ovseg_jax.errors import UserError

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        return arguments.run_command(arguments)
     except UserError as error:
         _complain(error)
         return 1
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_segment(commands)
+    _add_export(commands)
     _add_parity(commands)
     return parser
 
@@ -88,7 +89,19 @@ def _add_segment(commands) -> None:
         action="append",
         help="prompt with a {} for the name, may be repeated (default: the model's own)",
     )
-    command.set_defaults(run=_segment)
+    command.set_defaults(run_command=_segment)
+
+
+def _add_export(commands) -> None:
+    command = commands.add_parser(
+        "export",
+        help="make a model folder of a run",
+        description="Writes all weights of a run into one file, with model.json and the "
+        "tokenizer beside it: a folder to share, to load, or to start other runs from.",
+    )
+    command.add_argument("run", type=Path, help="run folder")
+    command.add_argument("folder", type=Path, help="model folder to write")
+    command.set_defaults(run_command=_export)
 
 
 def _add_parity(commands) -> None:
@@ -98,7 +111,7 @@ def _add_parity(commands) -> None:
         description="Compares every recorded output and gradient; exit status 1 if any differs.",
     )
     command.add_argument("files", nargs="+", metavar="FILE", help="recorded arrays (.npz)")
-    command.set_defaults(run=_parity)
+    command.set_defaults(run_command=_parity)
 
 
 def _segment(arguments: argparse.Namespace) -> int:
@@ -131,6 +144,14 @@ def _stems(paths: Sequence[str]) -> list[str]:
         numbered = (f"{stem}_{number}" for number in itertools.count(2))
         stems.append(next(name for name in itertools.chain([stem], numbered) if name not in stems))
     return stems
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from ovseg_jax.models import export_model
+
+    export_model(arguments.run, arguments.folder)
+    print(f"{arguments.run} -> {arguments.folder}")
+    return 0
 
 
 def _parity(arguments: argparse.Namespace) -> int:

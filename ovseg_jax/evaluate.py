@@ -44,6 +44,8 @@ def evaluate_run(config: ConfigDict, workdir: str | Path) -> dict:
     model = models.load_run(config, workdir)
     result, shown = evaluate_model(config, model)
     result["protocol"]["checkpoint"] = latest_step(workdir)
+    if "warning" in models.model_notes(workdir):
+        result["warning"] = models.model_notes(workdir)["warning"]
     if config.eval.training_free:
         before, _ = evaluate_model(*models.training_free(config, model))
         result["training_free"] = before
@@ -74,6 +76,8 @@ def summary_table(result: Mapping) -> str:
         figures = (f"{key} {value:.2f}" for key, value in result.get(group, {}).items())
         if group in result:
             lines.append(f"{group}: {', '.join(figures)}")
+    if "warning" in result:
+        lines.append(f"warning: {result['warning']}")
     return "\n".join(lines)
 
 

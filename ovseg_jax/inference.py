@@ -34,8 +34,6 @@ Pair = tuple[int, int]  # height, width
 _WINDOW_BATCH = 16  # windows that go through the network at once
 _SIZE_BUCKET = 128  # original sizes are padded to a multiple of this many pixels
 _WHOLE_BUCKET = 32  # and so are pictures that go through the network whole
-_TEXT_BATCH = 32  # rows of a vocabulary that are encoded at once,
-_TEXT_PROMPTS = 512  # fewer where they have many prompts each
 # Accelerators would otherwise round interpolation weights and scores to 8 or 11 bits.
 _EXACT = jax.lax.Precision.HIGHEST
 
@@ -399,23 +397,6 @@ def segment_canvases(
 
 
 @jax.jit
-def _encode(model: Model, tokens: jax.Array) -> jax.Array:
+def encode_vocabulary(model: Model, tokens: jax.Array) -> jax.Array:
+    """Embeds prompts: tokens int32 [n, P, L], P per query -> [n, D]."""
     return model.system().encode_vocabulary(tokens)
-
-
-def encode_vocabulary(model: Model, tokens: np.ndarray) -> np.ndarray:
-    """Embeds prompts in batches of one size, so that vocabularies of any length compile once.
-
-    Args:
-      model: the system.
-      tokens: int32 [n, P, L], P prompts per query.
-
-    Returns:
-      float32 [n, D].
-    """
-    count, prompts, _ = tokens.shape
-    rows = max(1, min(_TEXT_BATCH, _TEXT_PROMPTS // prompts))
-    padding = ((0, _round_up(count, rows) - count), (0, 0), (0, 0))
-    tokens = np.pad(np.asarray(tokens, np.int32), padding, mode="edge")
-    batches = tokens.reshape(-1, rows, *tokens.shape[1:])
-    return np.concatenate([np.asarray(_encode(model, batch)) for batch in batches])[:count]

@@ -1,5 +1,6 @@
 """From a config to the parts that the loops share: model, parameters, vocabulary, data."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,10 @@ from ovseg_jax.training.partition import ParamGroup
 from ovseg_jax.weights import check_fit, load_model_json, load_weights, save_weights
 
 ASSETS = Path(__file__).parent / "assets"
+RANDOM_WARNING = (
+    "the weights that do not train are RANDOM because config.pretrained is empty: figures and "
+    "pictures mean nothing; name a model folder there to start from trained weights"
+)
 MODEL_SECTIONS = ("system", "dtype", "image", "vocabulary", "eval")
 
 
@@ -71,6 +76,19 @@ def write_model_files(folder: Path, config: ConfigDict, notes: Mapping | None = 
         copy_tokenizer(spec if spec == "clip" else model_folder(spec), folder)
 
 
+def model_notes(folder: Path) -> dict:
+    """What a model folder says about itself; ``warning`` is for everyone who uses it."""
+    return load_model_json(folder).get("notes", {})
+
+
+def warning_notes(config: ConfigDict, frozen: Mapping) -> dict:
+    """Notes of a run whose frozen weights nobody ever trained; says so, too."""
+    if config.pretrained or not frozen:
+        return {}
+    say(f"warning: {RANDOM_WARNING}")
+    return {"warning": RANDOM_WARNING}
+
+
 def export_model(run: Path, folder: Path) -> None:
     """Makes a model folder of a run: all weights in one file, and a note of how they came about.
 
@@ -80,7 +98,7 @@ def export_model(run: Path, folder: Path) -> None:
     config = ConfigDict(read_config(run))
     weights = load_folder_weights(run)
     notes = {key: json.loads(config[key].to_json_best_effort()) for key in ("data", "train")}
-    notes |= {"seed": config.seed, "pretrained": config.pretrained}
+    notes |= {"seed": config.seed, "pretrained": config.pretrained, **model_notes(run)}
     if (run / "result.json").is_file():
         notes["result"] = json.loads((run / "result.json").read_text())
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,10 +148,6 @@ def initialize_model(config: ConfigDict) -> tuple[nnx.GraphDef, Flat, Flat]:
     params, stats = initialize(_creator(config), config.seed)
     if config.pretrained:
         return graphdef, load_pretrained(params, model_folder(config.pretrained)), stats
-    say(
-        "note: config.pretrained is empty, so the weights are RANDOM and the figures mean nothing; "
-        "name a model folder to start from trained weights."
-    )
     return graphdef, params, stats
 
 
@@ -143,21 +157,27 @@ def create_model(config: ConfigDict, graphdef: nnx.GraphDef, params: Flat, stats
     return Model(graphdef, params, stats, mean, std)
 
 
-def load_run(config: ConfigDict, workdir: Path) -> Model:
-    """Loads the model that a run folder holds.
+def load_model(config: ConfigDict, folder: Path) -> Model:
+    """Loads the model that a run or model folder holds.
 
     Raises:
-        UserError: nothing was trained there, or an architecture other than the config's.
+        UserError: no weights, or those of an architecture other than the config's.
     """
+    graphdef, params, stats = abstract_model(_creator(config))
+    weights = load_folder_weights(folder)
+    check_fit({**params, **stats}, weights, str(folder))
+    params, stats = ({path: weights[path] for path in part} for part in (params, stats))
+    if "warning" in model_notes(folder):
+        say(f"warning: {model_notes(folder)['warning']}")
+    return create_model(config, graphdef, params, stats)
+
+
+def load_run(config: ConfigDict, workdir: Path) -> Model:
+    """Loads the model of a run folder; a `UserError` where nothing was trained yet."""
     load_model_json(workdir)
     if latest_step(workdir) is None:
         raise UserError(f"{workdir} holds no checkpoint; train first, or give another --workdir.")
-    graphdef, params, stats = abstract_model(_creator(config))
-    weights = load_folder_weights(workdir)
-    check_fit({**params, **stats}, weights, str(workdir))
-    return create_model(
-        config, graphdef, {p: weights[p] for p in params}, {p: weights[p] for p in stats}
-    )
+    return load_model(config, workdir)
 
 
 def training_free(config: ConfigDict, model: Model) -> tuple[ConfigDict, Model]:
@@ -185,7 +205,7 @@ def create_tokenizer(config: ConfigDict) -> Tokenizer:
 def create_vocabulary(config: ConfigDict, model: Model, subset: str) -> Vocabulary:
     """Embeds the names of the config's label space once ('all' or 'seen' of them)."""
     return build_vocabulary(
-        lambda tokens: encode_vocabulary(model, tokens),
+        functools.partial(encode_vocabulary, model),
         create_tokenizer(config),
         load_label_space(config.vocabulary.label_space),
         load_templates(config.vocabulary.templates),

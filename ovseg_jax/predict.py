@@ -1,7 +1,7 @@
 """The Python interface: load a model, segment pictures with one's own words.
 
 segmenter = ovseg_jax.load("runs/shapes_zegclip")
-result = segmenter.segment("photo.jpg", "striped star; dotted ring; grass, lawn")
+result = segmenter.segment("photo.jpg", "striped star; dotted ring; grass")
 result.overlay().show()
 """
 
@@ -20,16 +20,14 @@ from ovseg_jax import models
 from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write_all
 from ovseg_jax.inference import Model, Protocol, encode_vocabulary, lay_on_canvas, segment_canvases
-from ovseg_jax.params import abstract_model
 from ovseg_jax.pictures import read_picture
 from ovseg_jax.report.colors import label_png, png
 from ovseg_jax.report.overlay import overlay, present_classes
-from ovseg_jax.systems import create_system
 from ovseg_jax.text.label_space import LabelSpace, from_words
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ovseg_jax.text.vocabulary import Vocabulary, build_vocabulary
-from ovseg_jax.weights import check_fit, load_model_json
+from ovseg_jax.weights import load_model_json
 
 Picture = str | os.PathLike | np.ndarray | Image.Image
 
@@ -213,12 +211,8 @@ def load(path: str | os.PathLike) -> Segmenter:
             f"{folder / 'model.json'} lacks the section {missing[0]!r}; train or convert the model "
             "again."
         )
-    graphdef, params, state = abstract_model(lambda rngs: create_system(config, rngs))
-    weights = models.load_folder_weights(folder)
-    check_fit({**params, **state}, weights, str(folder))
-    params, state = ({key: weights[key] for key in part} for part in (params, state))
     return Segmenter(
-        models.create_model(config, graphdef, params, state),
+        models.load_model(config, folder),
         load_tokenizer(folder, config.system.clip.text.context),
         load_templates(config.vocabulary.templates),
         Protocol.from_config(config.eval),

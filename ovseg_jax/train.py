@@ -72,11 +72,11 @@ def initial_state(params: Flat, stats: Flat, optimizer, ema: bool) -> dict:
     return state | ({"ema": jax.tree.map(jnp.copy, params)} if ema else {})
 
 
-def write_run_files(workdir: Path, config: ConfigDict, frozen: Mapping) -> None:
+def write_run_files(workdir: Path, config: ConfigDict, frozen: Mapping, notes: Mapping) -> None:
     """Writes what makes a run folder complete besides its checkpoints."""
     workdir.mkdir(parents=True, exist_ok=True)
     atomic_write(workdir / "config.json", config.to_json_best_effort(indent=1).encode())
-    models.write_model_files(workdir, config)
+    models.write_model_files(workdir, config, notes)
     save_weights(workdir / "frozen.safetensors", frozen)
 
 
@@ -158,6 +158,7 @@ def train(
     graphdef, params, stats = models.initialize_model(config)
     groups = models.param_groups(config)
     trainable, frozen = split_trainable(params, groups)
+    notes = models.warning_notes(config, frozen)
     if start is not None:
         # What the run began with, whatever has become of the pretrained folder since.
         saved = load_weights(workdir / "frozen.safetensors")
@@ -194,7 +195,7 @@ def train(
         # --- State: new, or as it was -------------------------------------------------------------
         if start is None:
             if jax.process_index() == 0:
-                write_run_files(workdir, config, frozen)
+                write_run_files(workdir, config, frozen, notes)
             state = jax.jit(init, out_shardings=shardings)(trainable, stats)
         else:
             state = checkpoints.restore(meshes.with_shardings(shapes, shardings), start)

@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_system import COLORS, color_model, color_vocabulary, scene
+from fake_system import color_model, color_vocabulary, scene
 
-from ovseg_jax import inference
 from ovseg_jax.inference import (
     Model,
     Protocol,
-    encode_vocabulary,
     lay_on_canvas,
     resize_scores,
     resized_size,
@@ -135,17 +133,6 @@ def test_new_sizes_and_new_words_compile_nothing():
         segment_canvases(model, vocabulary, [canvas], protocol)
     segment_canvases(model, color_vocabulary(("white", "blue")), [canvas], protocol)
     assert segment._cache_size() == compiled
-
-
-def test_vocabularies_of_any_length_compile_once():
-    encode = functools.partial(encode_vocabulary, color_model())
-    tokens = np.tile(np.arange(1, 5, dtype=np.int32), 20)[:, None, None]  # [80, 1, 1]
-    colors = np.tile(np.asarray(list(COLORS.values()), np.float32), (20, 1))
-    encode(tokens[:1])
-    compiled = inference._encode._cache_size()
-    for count in (1, 4, 33, 80):
-        np.testing.assert_array_equal(encode(tokens[:count]), colors[:count])
-    assert inference._encode._cache_size() == compiled
 
 
 def test_resized_sizes_follow_mmcv():

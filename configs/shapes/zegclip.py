@@ -70,7 +70,7 @@ def get_config(setting: str = "inductive") -> ConfigDict:
         lr=2e-3, muon_lr=3e-3, pattern=r"^(prompts|head)/.*kernel$", weight_decay=0.01, b2=0.98
     )
     config.schedule = common.schedule("cosine", warmup_steps=30, warmup_ratio=0.01, min_lr=2e-5)
-    config.train = common.train(batch_size=32, steps=600)
+    config.train = common.train(batch_size=16, steps=800)
     config.train.checkpoint_every = 100
     config.eval = common.shapes_protocol(training_free=True)
     return config

@@ -1,9 +1,9 @@
 """Focal and dice loss of class masks, class-chunk by class-chunk.
 
 The masks come at the resolution of the patch grid and are compared at that of the labels. Full
-resolution logits [B, C, 512, 512] of 171 classes would take 0.7 GB per image and as much again for
+resolution logits [B, C, 512, 512] of 171 classes would take 0.2 GB per image and as much again for
 every intermediate of the backward pass; here a chunk of classes is upsampled, compared and
-forgotten, and computed again for its gradient.
+forgotten, and its gradient by the small masks is formed in the same pass.
 """
 
 from typing import NamedTuple
@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from ovseg_jax.losses.dice import dice_from_sums
-from ovseg_jax.losses.focal import sigmoid_focal
 from ovseg_jax.ops.resize import resize
 
+FOCAL_ALPHA = 0.25  # weight of positive pixels; gamma is 2 (Lin et al., "Focal Loss", 2017)
 NO_CLASS = -2  # a pixel without a class; -1 marks padding rows of a vocabulary
 
 
@@ -40,6 +40,60 @@ def _class_chunks(logits: jax.Array, chunk: int) -> jax.Array:
 def _upsample(masks: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Bilinear, [chunk, B, h, w] -> [chunk, B, H, W]."""
     return resize(masks[..., None], size)[..., 0]
+
+
+def _pixel_values(full: jax.Array, target: jax.Array, valid: jax.Array | None):
+    """Focal loss and sigmoid of every pixel, and their derivatives by the logit."""
+    wrong = jnp.where(target, -full, full)  # 1 - p_t = sigmoid(wrong), ce = softplus(wrong)
+    small = jnp.exp(-jnp.abs(wrong))
+    larger = 1.0 / (1.0 + small)
+    miss = jnp.where(wrong > 0, larger, small * larger)  # 1 - p_t, without cancellation
+    hit = jnp.where(wrong > 0, small * larger, larger)
+    ce = jnp.maximum(wrong, 0.0) + jnp.log1p(small)
+    weight = jnp.where(target, FOCAL_ALPHA, 1.0 - FOCAL_ALPHA)
+    if valid is not None:
+        weight = weight * valid
+    focal = weight * ce * miss**2
+    slope = jnp.where(target, -weight, weight) * miss**2 * (miss + 2.0 * hit * ce)
+    mask = 1.0 if valid is None else valid
+    predicted = jnp.where(target, hit, miss) * mask
+    return focal, predicted, slope, hit * miss * mask
+
+
+def _sum_pixels(x: jax.Array) -> jax.Array:
+    """[chunk, B, H, W] -> [chunk, B]; as a matrix product, which uses all cores of a CPU."""
+    pixels = x.reshape(*x.shape[:2], -1)
+    return jnp.matmul(pixels, jnp.ones(pixels.shape[-1]), precision=jax.lax.Precision.HIGHEST)
+
+
+def _pixel_sums(masks, target, valid):
+    """Σ focal, Σ pT and Σ p over the pixels of upsampled masks, each [chunk, B].
+
+    A function of three sums of element-wise terms, so its derivatives by the small mask are three
+    small maps. They are computed with the sums, in the only pass over the pixels; nothing of full
+    resolution is kept for the backward pass or computed twice.
+    """
+    return _pixel_sums_forward(masks, target, valid)[0]
+
+
+def _pixel_sums_forward(masks, target, valid):
+    size = target.shape[2:]
+    full, to_masks = jax.vjp(lambda small: _upsample(small, size), masks)
+    values = _pixel_values(full, target, valid)
+    # Without the barrier XLA computes the exponentials anew for each of the six uses below.
+    focal, predicted, focal_slope, slope = jax.lax.optimization_barrier(values)
+    sums = (focal, jnp.where(target, predicted, 0.0), predicted)
+    slopes = (focal_slope, jnp.where(target, slope, 0.0), slope)
+    return tuple(map(_sum_pixels, sums)), tuple(to_masks(x)[0] for x in slopes)
+
+
+def _pixel_sums_backward(derivatives, cotangents):
+    pairs = zip(cotangents, derivatives, strict=True)
+    return sum(c[..., None, None] * d for c, d in pairs), None, None
+
+
+_pixel_sums = jax.custom_vjp(_pixel_sums)
+_pixel_sums.defvjp(_pixel_sums_forward, _pixel_sums_backward)
 
 
 def has_class(labels: jax.Array, class_ids: jax.Array) -> jax.Array:
@@ -79,21 +133,15 @@ def mask_losses(
         valid = has_class(labels, class_ids).astype(jnp.float32)
         pixels = jnp.maximum(valid.sum((1, 2)), 1.0)
 
-    @jax.checkpoint
     def chunk_losses(masks, ids):
-        full = _upsample(masks, size)  # [chunk, B, H, W]
-        target = labels == ids[:, None, None, None]
-        focal = sigmoid_focal(full, target)
-        predicted = jax.nn.sigmoid(full)
-        if valid is not None:
-            focal, predicted = focal * valid, predicted * valid
-        present = target.sum((2, 3), dtype=jnp.float32)  # [chunk, B]
-        overlap = jnp.where(target, predicted, 0.0).sum((2, 3))
-        dice = dice_from_sums(overlap, predicted.sum((2, 3)), present)
+        target = labels == ids[:, None, None, None]  # [chunk, B, H, W]
+        focal, overlap, predicted = _pixel_sums(masks, target, valid)
+        present = target.sum((2, 3), dtype=jnp.float32)
         real = (ids >= 0)[:, None]
         exists = real & (present > 0)
+        dice = dice_from_sums(overlap, predicted, present)
         return (
-            jnp.where(real, focal.sum((2, 3)) / pixels, 0.0).sum(),
+            jnp.where(real, focal / pixels, 0.0).sum(),
             jnp.where(exists, dice, 0.0).sum(),
             exists.sum(),
         )

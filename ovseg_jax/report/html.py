@@ -44,6 +44,7 @@ th { color: var(--faint); font-weight: normal; } td.number { text-align: right; 
 .fill { background: var(--seen); border-radius: 3px; height: 11px; }
 .unseen .fill, .key.unseen { background: var(--unseen); }
 .number { font-variant-numeric: tabular-nums; text-align: right; }
+.warning { color: white; background: #b3261e; border-radius: 8px; padding: 10px 14px; }
 .key { display: inline-block; width: 12px; height: 12px; border-radius: 3px;
   background: var(--seen); margin: 0 5px 0 12px; vertical-align: -1px; }
 .badge { background: var(--unseen); color: white; border-radius: 8px; padding: 0 7px;
@@ -121,6 +122,7 @@ def write_report(
             f"<h1>{escape(title)}</h1>",
             f"<p>{result['images']} pictures, {len(names)} classes, {len(set(unseen))} of them "
             "without labels in training. Figures in percent.</p>",
+            f'<p class="warning">{escape(result["warning"])}</p>' if "warning" in result else "",
             _figures(result),
             "<h2>IoU of each class</h2>",
             _bars(result["IoU"], {names[index] for index in unseen}),
@@ -149,8 +151,12 @@ def _number(value: float | None) -> str:
 
 
 def _figures(result: Mapping) -> str:
+    """Cards of the means; where the figures before training are known, they stand below."""
+    before = result.get("training_free", {})
     cards = [
-        f'<div class="figure">{label}<b>{_number(result[key])}</b><small>{meaning}</small></div>'
+        f'<div class="figure">{label}<b>{_number(result[key])}</b><small>{meaning}</small>'
+        + (f"<small>{_number(before[key])} training-free</small>" if key in before else "")
+        + "</div>"
         for key, label, meaning in _FIGURES
         if key in result
     ]
