@@ -352,7 +352,7 @@ class Pad(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Tokenize(Step):
-    """Turns the caption into `text`, int32 [L].
+    """Turns `caption` into `text`, int32 [L], and `false_caption`, if any, into `false_text`.
 
     Attributes:
       tokenizer: list of n strings -> int32 [n, L]; given by the caller of `create_transforms`.
@@ -361,8 +361,11 @@ class Tokenize(Step):
     tokenizer: Callable[[list[str]], np.ndarray]
 
     def apply(self, example: Example, drawn: Any) -> Example:
-        """Adds `text`; the caption stays on the host."""
-        return example | {"text": np.asarray(self.tokenizer([example["caption"]])[0], np.int32)}
+        """Adds the ids; the captions stay on the host."""
+        texts = {"text": "caption", "false_text": "false_caption"}
+        found = {key: example[source] for key, source in texts.items() if source in example}
+        ids = np.asarray(self.tokenizer(list(found.values())), np.int32)
+        return example | dict(zip(found, ids, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -145,7 +145,7 @@ def run_config():
     clip = dict(
         embed_dim=8,
         image=dict(image_size=32, patch_size=16, width=8, layers=1, heads=1, pool="mean"),
-        text=dict(context=28, vocab_size=103, width=8, layers=1, heads=1),
+        text=dict(context=28, vocab_size=97, width=8, layers=1, heads=1),
     )
     source = dict(name="shapes", split="test", size=5, canvas=32, objects="single")
     return ConfigDict(
@@ -178,8 +178,10 @@ def test_evaluating_a_run_leaves_its_result_and_report(tmp_path, monkeypatch):
     config = run_config()
     model = models.create_model(config, *models.initialize_model(config))
     monkeypatch.setattr(models, "load_run", lambda *_: model)
+    (tmp_path / "model.json").write_text(json.dumps({"notes": {"warning": "nobody trained it"}}))
     result = evaluate_run(config, tmp_path)
     saved = json.loads((tmp_path / "result.json").read_text())
+    assert saved["warning"] == "nobody trained it"
     assert saved["images"] == 5 and saved["aAcc"] == result["aAcc"]
     assert saved["retrieval"]["pictures"] == saved["zero_shot"]["pictures"] == 5
     assert saved["training_free"]["IoU"] == saved["IoU"]  # the system is the read-out itself

@@ -5,7 +5,7 @@ import pytest
 from fake_system import MEAN, NAMES, STD, ColorSystem, ColorTokenizer, color_model, scene
 from PIL import Image
 
-from ovseg_jax import files, inference, predict
+from ovseg_jax import files, inference, models, predict
 from ovseg_jax.errors import UserError
 from ovseg_jax.inference import Protocol
 from ovseg_jax.pictures import read_picture
@@ -30,7 +30,7 @@ def segmenter():
 @pytest.fixture
 def model_folder(tmp_path, monkeypatch):
     """A model folder of the fake system, which no config can name."""
-    monkeypatch.setattr(predict, "create_system", lambda config, rngs: ColorSystem(rngs=rngs))
+    monkeypatch.setattr(models, "create_system", lambda config, rngs: ColorSystem(rngs=rngs))
     monkeypatch.setattr(predict, "load_tokenizer", lambda folder, *_: ColorTokenizer())
     folder = tmp_path / "model"
     folder.mkdir()
@@ -63,7 +63,7 @@ def test_words_as_text_or_list_with_synonyms_and_scores(segmenter):
 
 def test_repeated_calls_reuse_vocabularies_and_programs(segmenter, monkeypatch):
     segmenter.segment(scene(40, 40)[0], WORDS)
-    compiled = inference.segment._cache_size(), inference._encode._cache_size()
+    compiled = inference.segment._cache_size(), inference.encode_vocabulary._cache_size()
     calls = []
     build = predict.build_vocabulary
     monkeypatch.setattr(
@@ -73,7 +73,7 @@ def test_repeated_calls_reuse_vocabularies_and_programs(segmenter, monkeypatch):
     assert not calls
     segmenter.segment(scene(41, 38)[0], "red; white")
     assert len(calls) == 1
-    assert (inference.segment._cache_size(), inference._encode._cache_size()) == compiled
+    assert (inference.segment._cache_size(), inference.encode_vocabulary._cache_size()) == compiled
 
 
 @pytest.mark.parametrize("words", ["", " ; ,", [], "red; green; red", "red, green; Green"])

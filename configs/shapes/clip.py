@@ -21,7 +21,7 @@ def clip_sizes(canvas: int = 96) -> ConfigDict:
         dict(
             embed_dim=128,
             image=dict(image_size=canvas, patch_size=8, width=128, layers=4, heads=4, pool="mean"),
-            text=dict(context=28, vocab_size=103, width=96, layers=2, heads=3),
+            text=dict(context=28, vocab_size=97, width=96, layers=2, heads=3),
         )
     )
 
@@ -45,7 +45,8 @@ def get_config(stage: str = "scenes") -> ConfigDict:
     config.data = ConfigDict(
         dict(
             train=dict(
-                source=source, transforms=(*tokenize, dict(name="select", keys=("image", "text")))
+                source=source,
+                transforms=(*tokenize, dict(name="select", keys=("image", "text", "false_text"))),
             ),
             eval=common.shapes_eval(),
             retrieval=dict(source=common.shapes_eval(size=500).source, transforms=tokenize),

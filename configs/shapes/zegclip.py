@@ -5,7 +5,7 @@
   python -m ovseg_jax.main --config configs/shapes/zegclip.py:transductive
   python -m ovseg_jax.main --config configs/shapes/zegclip.py:full
 
-The packaged CLIP has seen captions only. Masks of 83 things and 5 stuffs train the segmenter; 21
+The packaged CLIP has seen captions only. Masks of 51 things and 5 stuffs train the segmenter; 13
 things and one stuff are evaluated without ever having had a mask. Two departures from the published
 recipe: in the inductive setting, pixels of unseen classes are left out of the loss, because here
 every pixel is labelled and as negatives they would teach that unseen things are background; and the

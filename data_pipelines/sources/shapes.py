@@ -12,7 +12,13 @@ import cv2
 import numpy as np
 
 from data_pipelines.sources import shapes_textures as textures
-from data_pipelines.sources.shapes_captions import PALETTE, Draws, Mention, write_caption
+from data_pipelines.sources.shapes_captions import (
+    PALETTE,
+    Draws,
+    Mention,
+    contradict,
+    write_caption,
+)
 from data_pipelines.sources.shapes_textures import PATTERNS, SHAPES, STUFF_COLOURS, STUFFS
 from ovseg_jax.errors import UserError
 
@@ -43,7 +49,7 @@ SEEN = tuple(i for i in range(len(CLASSES)) if not _is_unseen(i))
 def label_space() -> dict:
     """Returns the content of ovseg_jax/text/label_spaces/shapes.json."""
     return {
-        "name": "Embedded world of shapes, 104 things and 6 stuffs",
+        "name": "Embedded world of shapes, 64 things and 6 stuffs",
         "classes": [[name] for name in CLASSES],
         "canonical": list(CLASSES),
         "seen": list(SEEN),
@@ -51,7 +57,7 @@ def label_space() -> dict:
         "ignore_label": 255,
         "background": None,
         "reduce_zero_label": False,
-        "notes": "Class id = 13 * pattern + shape, then the stuffs. Every pixel is labelled.",
+        "notes": "Class id = 8 * pattern + shape, then the stuffs. Every pixel is labelled.",
         "source": "data_pipelines/sources/shapes.py",
     }
 
@@ -197,6 +203,7 @@ class ShapesSource:
 
     `source[i]` is a dict of
       image uint8 [H, W, 3]; label uint8 [H, W], class ids, every pixel labelled; caption str;
+      false_caption str, the caption with a pattern or shape changed, '' where it names none;
       instance uint8 [H, W], 0 = stuff, k = k-th object;
       boxes float32 [K, 4], x1, y1, x2, y2 in pixels (ends exclusive) of the visible part, zero rows
       as padding; classes int32 [K], -1 as padding; visible float32 [K], share of the object that
@@ -286,6 +293,7 @@ class ShapesSource:
             "visible": visible,
             "entities": ";".join([CLASSES[c] for c in classes if c >= 0] + list(stuffs)),
         }
+        example["false_caption"] = contradict(caption, draws)
         if self.objects == "single":
             example["class_id"] = np.int32(classes[0])
         return example

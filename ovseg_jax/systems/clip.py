@@ -51,7 +51,8 @@ class ClipSystem(nnx.Module):
         """Symmetric cross-entropy over the global batch of (image, caption) pairs.
 
         Args:
-            batch: ``image`` float32 [B, H, W, 3] normalised, ``text`` int32 [B, L].
+            batch: ``image`` float32 [B, H, W, 3] normalised, ``text`` int32 [B, L]; where there
+                are false captions, ``false_text`` int32 [B, L].
             vocabulary: unused; captions are the supervision.
             rngs: unused; CLIP has no dropout.
 
@@ -61,7 +62,10 @@ class ClipSystem(nnx.Module):
         image = normalize(self.clip.encode_image(batch["image"]))
         text = normalize(self.clip.encode_text(batch["text"]))
         scale = jnp.minimum(jnp.exp(self.clip.logit_scale[...]), self.config.max_logit_scale)
-        loss = contrastive_loss(image, text, scale)
+        false_text = None
+        if "false_text" in batch:
+            false_text = normalize(self.clip.encode_text(batch["false_text"]))
+        loss = contrastive_loss(image, text, scale, false_text)
         hit = (image @ text.T).argmax(-1) == jnp.arange(len(image))
         return loss, {"accuracy": hit.mean(), "logit_scale": scale}
 

@@ -6,6 +6,7 @@ their feature at the position of the largest id (Radford et al. 2021, the refere
 
 import functools
 import html
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -136,6 +137,8 @@ class ClipTokenizer:
           folder: with vocab.json and merges.txt; None = the packaged vocabulary.
           context: columns of the result, start and end included.
         """
+        # At import transformers would otherwise regret the lack of PyTorch, which nobody needs.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import CLIPTokenizer
 
         folder = Path(folder) if folder else _CLIP_FOLDER

@@ -87,9 +87,9 @@ def build_vocabulary(
     count, per_name = len(prompts), len(templates)
     tokens = tokenizer([text for texts in prompts for text in texts])
     tokens = tokens.reshape(count, per_name, -1)  # [n·P, L] -> [n, P, L]
-    # Powers of two, so that vocabularies of many sizes share few shapes; the last chunk repeats its
-    # last name up to the common shape.
-    chunk = min(1 << (count - 1).bit_length(), max(1, texts_per_call // per_name))
+    # Powers of two from 8 on, so that vocabularies of many sizes share few shapes; the last chunk
+    # repeats its last name up to the common shape.
+    chunk = min(max(8, 1 << (count - 1).bit_length()), max(1, texts_per_call // per_name))
     tokens = np.pad(tokens, ((0, -count % chunk), (0, 0), (0, 0)), mode="edge")
     rows = [np.asarray(encode(tokens[i : i + chunk])) for i in range(0, len(tokens), chunk)]
     embeddings = np.concatenate(rows).astype(np.float32)[:count]

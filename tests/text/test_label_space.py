@@ -19,7 +19,7 @@ COUNTS = {
     "pascal_context459": 459,
     "pascal_context59": 59,
     "pascal_context60": 60,
-    "shapes": 110,
+    "shapes": 70,
     "voc20": 20,
     "voc21": 21,
     "voc_zegclip": 20,
