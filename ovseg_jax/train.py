@@ -205,7 +205,7 @@ def train(
 
         # --- Loop ---------------------------------------------------------------------------------
         first, last = start or 0, config.train.steps
-        rate, summary = Throughput(), {}
+        rate, scalars, summary = Throughput(), {}, {}
         batches = itertools.islice(loader.batches(start_step=first), max(last - first, 0))
         with (
             MetricLog(workdir, first, tensorboard=config.tensorboard) as log,
@@ -213,7 +213,10 @@ def train(
         ):
             for number, batch in enumerate(batches, start=first + 1):
                 batch = meshes.put_batch(batch, mesh)
+                before = scalars
                 state, scalars = train_step(state, frozen, vocabulary, batch, key)
+                # One step runs while the host prepares the next; more would only pile up batches.
+                jax.block_until_ready(before)
                 rate.add(config.train.batch_size)
                 bar.update()
                 log_due = _due(number, config.train.log_every) or number == last
