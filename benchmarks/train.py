@@ -2,7 +2,7 @@
 
   python benchmarks/train.py --size real --batch 1
   python benchmarks/train.py --size real --batch 1 2 4 --breakdown
-  python benchmarks/train.py --size demo --batch 32 --profile /tmp/trace
+  python benchmarks/train.py --size demo --batch 16 --profile trace
 
 The step is the library's own (`ovseg_jax.train.make_train_step`) on the published recipe, with
 random weights and noise as pictures: neither changes the arithmetic. Its rate is set in relation to

@@ -44,8 +44,8 @@ def evaluate_run(config: ConfigDict, workdir: str | Path) -> dict:
     model = models.load_run(config, workdir)
     result, shown = evaluate_model(config, model)
     result["protocol"]["checkpoint"] = latest_step(workdir)
-    if "warning" in models.model_notes(workdir):
-        result["warning"] = models.model_notes(workdir)["warning"]
+    if warning := models.model_notes(workdir).get("warning"):
+        result["warning"] = warning
     if config.eval.training_free:
         before, _ = evaluate_model(*models.training_free(config, model))
         result["training_free"] = before

@@ -167,8 +167,8 @@ def load_model(config: ConfigDict, folder: Path) -> Model:
     weights = load_folder_weights(folder)
     check_fit({**params, **stats}, weights, str(folder))
     params, stats = ({path: weights[path] for path in part} for part in (params, stats))
-    if "warning" in model_notes(folder):
-        say(f"warning: {model_notes(folder)['warning']}")
+    if warning := model_notes(folder).get("warning"):
+        say(f"warning: {warning}")
     return create_model(config, graphdef, params, stats)
 
 

@@ -50,12 +50,10 @@ def _pixel_values(full: jax.Array, target: jax.Array, valid: jax.Array | None):
     miss = jnp.where(wrong > 0, larger, small * larger)  # 1 - p_t, without cancellation
     hit = jnp.where(wrong > 0, small * larger, larger)
     ce = jnp.maximum(wrong, 0.0) + jnp.log1p(small)
-    weight = jnp.where(target, FOCAL_ALPHA, 1.0 - FOCAL_ALPHA)
-    if valid is not None:
-        weight = weight * valid
+    mask = 1.0 if valid is None else valid
+    weight = jnp.where(target, FOCAL_ALPHA, 1.0 - FOCAL_ALPHA) * mask
     focal = weight * ce * miss**2
     slope = jnp.where(target, -weight, weight) * miss**2 * (miss + 2.0 * hit * ce)
-    mask = 1.0 if valid is None else valid
     predicted = jnp.where(target, hit, miss) * mask
     return focal, predicted, slope, hit * miss * mask
 
