@@ -29,7 +29,6 @@ from ovseg_jax.networks.zegclip import prompted_features
 from ovseg_jax.params import merge_model
 from ovseg_jax.train import initial_state, make_train_step
 from ovseg_jax.training import mesh as meshes
-from ovseg_jax.training.memory import keep_freed_memory
 from ovseg_jax.training.optimizers import build_optimizer
 from ovseg_jax.training.partition import split_trainable
 
@@ -45,7 +44,7 @@ class Bench:
         self.side = self.image // config.system.clip.image.patch_size  # patches
         self.mesh = meshes.create_mesh(config.mesh.fsdp)
         self.graphdef, params, self.stats = models.initialize_model(config)
-        groups = models.param_groups(config)
+        groups = merge_model(self.graphdef, params, self.stats).param_groups()
         self.trainable, frozen = split_trainable(params, groups)
         self.frozen = jax.device_put(frozen, meshes.param_shardings(frozen, self.mesh))
         self.optimizer = build_optimizer(
@@ -304,8 +303,6 @@ def main() -> None:
     config.dtype = options.dtype
     classes = options.classes or machine.CLASSES[options.size]
     print(machine.describe())
-    if options.keep_freed_memory:
-        print(f"allocator keeps freed memory: {keep_freed_memory()}")
     peaks = {d: machine.matmul_peak(d) for d in dict.fromkeys(("float32", options.dtype))}
     for dtype, (rate, size) in peaks.items():
         print(f"matrix-product peak, {dtype}: {rate / GIGA:.0f} GFLOP/s at {size}")
@@ -341,7 +338,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--classes", type=int, help="names that compete (default: 171 real, 88 demo)")
     add("--breakdown", action="store_true", help="also time the parts of a step")
     add("--profile", metavar="DIR", help="write a trace of one step per batch size (jax.profiler)")
-    add("--keep-freed-memory", action="store_true", help="see ovseg_jax.training.memory")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
     return parser
 

@@ -352,7 +352,7 @@ class Pad(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Tokenize(Step):
-    """Turns `caption` into `text`, int32 [L], and `false_caption`, if any, into `false_text`.
+    """Turns `caption` into `text`, int32 [L]; K `false_captions`, if any, into `false_text` [K, L].
 
     Attributes:
       tokenizer: list of n strings -> int32 [n, L]; given by the caller of `create_transforms`.
@@ -362,10 +362,9 @@ class Tokenize(Step):
 
     def apply(self, example: Example, drawn: Any) -> Example:
         """Adds the ids; the captions stay on the host."""
-        texts = {"text": "caption", "false_text": "false_caption"}
-        found = {key: example[source] for key, source in texts.items() if source in example}
-        ids = np.asarray(self.tokenizer(list(found.values())), np.int32)
-        return example | dict(zip(found, ids, strict=True))
+        false = list(example.get("false_captions", ()))
+        ids = np.asarray(self.tokenizer([example["caption"], *false]), np.int32)
+        return example | {"text": ids[0]} | ({"false_text": ids[1:]} if false else {})
 
 
 @dataclasses.dataclass(frozen=True)

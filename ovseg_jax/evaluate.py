@@ -23,7 +23,7 @@ from ovseg_jax.report.html import Example, write_report
 from ovseg_jax.text.label_space import LabelSpace, load_label_space
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.text.vocabulary import Vocabulary
-from ovseg_jax.training.checkpoints import latest_step
+from ovseg_jax.training.checkpoints import choose_step
 from ovseg_jax.training.logs import say
 
 Encode = Callable[[np.ndarray], jax.Array]
@@ -31,19 +31,24 @@ Encode = Callable[[np.ndarray], jax.Array]
 _count = jax.jit(confusion_matrix, static_argnums=(2, 3))
 
 
-def evaluate_run(config: ConfigDict, workdir: str | Path) -> dict:
+def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "latest") -> dict:
     """Evaluates what a run folder holds; leaves ``result.json`` and ``report/`` in it.
 
     With `config.eval.training_free` the dense read-out of the same CLIP, which saw no mask, is
     evaluated too: what was there before training.
 
+    Args:
+      config: the whole recipe.
+      workdir: the run folder.
+      checkpoint: 'latest', or 'previous' where the latest is damaged.
+
     Raises:
       UserError: nothing was trained there, an architecture other than the config's, a full disk.
     """
     workdir = Path(workdir)
-    model = models.load_run(config, workdir)
+    model = models.load_run(config, workdir, checkpoint)
     result, shown = evaluate_model(config, model)
-    result["protocol"]["checkpoint"] = latest_step(workdir)
+    result["protocol"]["checkpoint"] = choose_step(workdir, checkpoint)
     if warning := models.model_notes(workdir).get("warning"):
         result["warning"] = warning
     if config.eval.training_free:

@@ -44,7 +44,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
         "resume",
         "latest",
         ("latest", "previous"),
-        "Checkpoint to resume from; the previous one where the latest is damaged.",
+        "Checkpoint to go on from, or to evaluate; the previous one where the latest is damaged.",
         flag_values=values,
     )
     flags.DEFINE_boolean(
@@ -144,7 +144,8 @@ def main(argv: list[str]) -> None:
         say(f"training {path} in {workdir}")
         train.train(config, workdir, resume=given.resume, evaluate=scores)
     if given.mode != "train":
-        evaluate.evaluate_run(config, workdir)
+        checkpoint = given.resume if given.mode == "eval" else "latest"
+        evaluate.evaluate_run(config, workdir, checkpoint)
 
 
 def run() -> None:

@@ -21,12 +21,11 @@ from ovseg_jax.text.templates import load_templates
 from ovseg_jax.text.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
 from ovseg_jax.text.vocabulary import Vocabulary, build_vocabulary
 from ovseg_jax.training.checkpoints import (
-    latest_step,
+    choose_step,
     read_config,
-    restore_latest_parameters,
+    restore_parameters,
 )
 from ovseg_jax.training.logs import say
-from ovseg_jax.training.partition import ParamGroup
 from ovseg_jax.weights import check_fit, load_model_json, load_weights, save_weights
 
 ASSETS = Path(__file__).parent / "assets"
@@ -46,8 +45,8 @@ def model_folder(name: str) -> Path:
     return packaged if packaged.is_dir() else Path(name)
 
 
-def load_folder_weights(folder: Path) -> Flat:
-    """All parameters of a run or model folder: its safetensors files and newest checkpoint."""
+def load_folder_weights(folder: Path, checkpoint: str = "latest") -> Flat:
+    """All parameters of a run or model folder: its safetensors files and a checkpoint, if any."""
     if not folder.is_dir():
         raise UserError(
             f"no model folder at {folder}; check the path, or train or convert one first."
@@ -55,8 +54,8 @@ def load_folder_weights(folder: Path) -> Flat:
     weights: Flat = {}
     for file in sorted(folder.glob("*.safetensors")):
         weights |= load_weights(file)
-    if latest_step(folder) is not None:
-        weights |= restore_latest_parameters(folder)
+    if choose_step(folder, checkpoint) is not None:
+        weights |= restore_parameters(folder, checkpoint)
     if not weights:
         raise UserError(f"{folder} holds no weights; train or convert a model into it first.")
     return weights
@@ -113,11 +112,6 @@ def _creator(config: ConfigDict):
     return lambda rngs: create_system(config, rngs)
 
 
-def param_groups(config: ConfigDict) -> tuple[ParamGroup, ...]:
-    """What trains in the system of this config, without building its parameters."""
-    return nnx.eval_shape(lambda: create_system(config, nnx.Rngs(0))).param_groups()
-
-
 def _fit_positions(weights: Flat, shapes: Mapping) -> Flat:
     """Resizes image position tables to the model's grid: bilinear, as ZegCLIP does on load."""
 
@@ -157,14 +151,19 @@ def create_model(config: ConfigDict, graphdef: nnx.GraphDef, params: Flat, stats
     return Model(graphdef, params, stats, mean, std)
 
 
-def load_model(config: ConfigDict, folder: Path) -> Model:
+def load_model(config: ConfigDict, folder: Path, checkpoint: str = "latest") -> Model:
     """Loads the model that a run or model folder holds.
+
+    Args:
+        config: of the model.
+        folder: of a run or a model.
+        checkpoint: 'latest' or 'previous', of a run.
 
     Raises:
         UserError: no weights, or those of an architecture other than the config's.
     """
     graphdef, params, stats = abstract_model(_creator(config))
-    weights = load_folder_weights(folder)
+    weights = load_folder_weights(folder, checkpoint)
     check_fit({**params, **stats}, weights, str(folder))
     params, stats = ({path: weights[path] for path in part} for part in (params, stats))
     if warning := model_notes(folder).get("warning"):
@@ -172,12 +171,12 @@ def load_model(config: ConfigDict, folder: Path) -> Model:
     return create_model(config, graphdef, params, stats)
 
 
-def load_run(config: ConfigDict, workdir: Path) -> Model:
+def load_run(config: ConfigDict, workdir: Path, checkpoint: str = "latest") -> Model:
     """Loads the model of a run folder; a `UserError` where nothing was trained yet."""
     load_model_json(workdir)
-    if latest_step(workdir) is None:
+    if choose_step(workdir, checkpoint) is None:
         raise UserError(f"{workdir} holds no checkpoint; train first, or give another --workdir.")
-    return load_model(config, workdir)
+    return load_model(config, workdir, checkpoint)
 
 
 def training_free(config: ConfigDict, model: Model) -> tuple[ConfigDict, Model]:

@@ -31,7 +31,6 @@ from ovseg_jax.weights import load_model_json
 
 Picture = str | os.PathLike | np.ndarray | Image.Image
 
-_SECTIONS = ("system", "image", "vocabulary", "eval")
 _ROWS = 16  # vocabularies are padded to a multiple of this many queries
 _KEPT_VOCABULARIES = 32
 
@@ -205,7 +204,7 @@ def load(path: str | os.PathLike) -> Segmenter:
     """
     folder = models.model_folder(str(path))
     config = ConfigDict(load_model_json(folder))
-    missing = [section for section in _SECTIONS if section not in config]
+    missing = [section for section in models.MODEL_SECTIONS if section not in config]
     if missing:
         raise UserError(
             f"{folder / 'model.json'} lacks the section {missing[0]!r}; train or convert the model "

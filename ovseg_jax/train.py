@@ -20,7 +20,7 @@ from ovseg_jax.inference import Model
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.params import Flat, merge_model, model_state
 from ovseg_jax.training import mesh as meshes
-from ovseg_jax.training.checkpoints import Checkpoints, read_config, saved_steps
+from ovseg_jax.training.checkpoints import Checkpoints, choose_step, read_config
 from ovseg_jax.training.logs import MetricLog, Throughput, progress_bar, say
 from ovseg_jax.training.optimizers import build_optimizer
 from ovseg_jax.training.partition import split_trainable
@@ -80,21 +80,6 @@ def write_run_files(workdir: Path, config: ConfigDict, frozen: Mapping, notes: M
     save_weights(workdir / "frozen.safetensors", frozen)
 
 
-def resume_step(workdir: Path, resume: str) -> int | None:
-    """The step to resume from: the newest checkpoint, or the one before it where asked."""
-    steps = saved_steps(workdir)
-    if resume == "latest":
-        return steps[-1] if steps else None
-    if resume != "previous":
-        raise UserError(f"--resume={resume} is unknown; use latest or previous.")
-    if len(steps) < 2:
-        raise UserError(
-            f"{workdir} holds no checkpoint before the newest; delete the folder to start from the "
-            "beginning."
-        )
-    return steps[-2]
-
-
 def check_same_run(workdir: Path, config: ConfigDict) -> None:
     """Raises unless a folder with checkpoints was started with the same recipe.
 
@@ -147,7 +132,7 @@ def train(
             a loss that is not finite.
     """
     workdir = Path(workdir)
-    start = resume_step(workdir, resume)  # None = from the beginning
+    start = choose_step(workdir, resume)  # None = from the beginning
     if start is not None:
         check_same_run(workdir, config)
 
@@ -156,7 +141,7 @@ def train(
 
     # --- Model: graph, parameters (pretrained where the config says so), what trains --------------
     graphdef, params, stats = models.initialize_model(config)
-    groups = models.param_groups(config)
+    groups = merge_model(graphdef, params, stats).param_groups()
     trainable, frozen = split_trainable(params, groups)
     notes = models.warning_notes(config, frozen)
     if start is not None:

@@ -8,15 +8,16 @@ import tiny
 from ovseg_jax import models
 from ovseg_jax.errors import UserError
 from ovseg_jax.params import split_model
-from ovseg_jax.training.checkpoints import restore_latest_parameters
+from ovseg_jax.training.checkpoints import restore_parameters
 from ovseg_jax.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.usefixtures("compiling_fast")
 
 
-def test_a_run_is_loaded_whole(tiny_run):
-    model = models.load_run(tiny.config(), tiny_run)
-    trained = restore_latest_parameters(tiny_run)
+@pytest.mark.parametrize("checkpoint", ["latest", "previous"])
+def test_a_run_is_loaded_whole(tiny_run, checkpoint):
+    model = models.load_run(tiny.config(), tiny_run, checkpoint)
+    trained = restore_parameters(tiny_run, checkpoint)
     frozen = load_weights(tiny_run / "frozen.safetensors")
     assert model.params.keys() == trained.keys() | frozen.keys()
     assert not trained.keys() & frozen.keys()

@@ -16,6 +16,7 @@ WORDS = "red; green; blue; white"
 EVAL = dict(short_side=0, crop=0, stride=0, flip=False, batch_size=4)
 MODEL_JSON = {
     "system": {"name": "colors", "clip": {"text": {"context": 1}}},
+    "dtype": "float32",
     "image": {"mean": MEAN, "std": STD},
     "vocabulary": {"templates": "a {}"},
     "eval": EVAL,
@@ -156,7 +157,9 @@ def test_weights_of_another_architecture(model_folder):
 
 
 def test_a_model_json_without_a_section(model_folder):
-    (model_folder / "model.json").write_text(json.dumps({"system": {"name": "colors"}}))
+    (model_folder / "model.json").write_text(
+        json.dumps({"system": {"name": "colors"}, "dtype": "float32"})
+    )
     with pytest.raises(UserError, match=r"model\.json .*lacks .*image"):
         load(model_folder)
 

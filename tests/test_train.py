@@ -13,8 +13,9 @@ import tiny
 from ovseg_jax import train as loop
 from ovseg_jax.errors import UserError
 from ovseg_jax.models import load_folder_weights
-from ovseg_jax.train import check_same_run, resume_step, train
-from ovseg_jax.training.checkpoints import saved_steps
+from ovseg_jax.params import merge_model
+from ovseg_jax.train import check_same_run, train
+from ovseg_jax.training.checkpoints import choose_step, saved_steps
 
 pytestmark = pytest.mark.usefixtures("compiling_fast")
 
@@ -57,9 +58,9 @@ def test_only_trainable_parameters_move(tiny_run):
     from ovseg_jax import models
 
     config = tiny.config()
-    _, before, _ = models.initialize_model(config)
+    graphdef, before, stats = models.initialize_model(config)
     after = load_folder_weights(tiny_run)
-    groups = models.param_groups(config)
+    groups = merge_model(graphdef, before, stats).param_groups()
     trainable, frozen = loop.split_trainable(before, groups)
     for path in frozen:
         np.testing.assert_array_equal(before[path], after[path], err_msg=path)
@@ -124,12 +125,12 @@ def test_a_damaged_checkpoint_is_reported_and_left_out_when_asked(tiny_run, tmp_
 
 
 def test_which_checkpoint(tmp_path, tiny_run):
-    assert resume_step(tiny_run, "latest") == 4 and resume_step(tiny_run, "previous") == 2
-    assert resume_step(tmp_path, "latest") is None
+    assert choose_step(tiny_run, "latest") == 4 and choose_step(tiny_run, "previous") == 2
+    assert choose_step(tmp_path, "latest") is None
     with pytest.raises(UserError, match="no checkpoint before the newest"):
-        resume_step(tmp_path, "previous")
+        choose_step(tmp_path, "previous")
     with pytest.raises(UserError, match="--resume=first is unknown"):
-        resume_step(tmp_path, "first")
+        choose_step(tmp_path, "first")
 
 
 def test_another_recipe_does_not_go_into_the_same_folder(tiny_run):

@@ -40,13 +40,22 @@ def get_config(stage: str = "scenes") -> ConfigDict:
         dict(label_space="shapes", templates="shapes", tokenizer="shapes", train_subset="")
     )
     kind = "single" if objects else "mixed"
-    source = dict(name="shapes", split="captions", canvas=canvas, objects=kind, size=4_000_000)
+    # Among single objects a batch itself holds the hard negatives; in scenes false captions do.
+    source = dict(
+        name="shapes",
+        split="captions",
+        canvas=canvas,
+        objects=kind,
+        size=4_000_000,
+        false_captions=0 if objects else 4,
+    )
     tokenize = (dict(name="tokenize"),)
+    keys = ("image", "text") if objects else ("image", "text", "false_text")
     config.data = ConfigDict(
         dict(
             train=dict(
                 source=source,
-                transforms=(*tokenize, dict(name="select", keys=("image", "text", "false_text"))),
+                transforms=(*tokenize, dict(name="select", keys=keys)),
             ),
             eval=common.shapes_eval(),
             retrieval=dict(source=common.shapes_eval(size=500).source, transforms=tokenize),
@@ -66,6 +75,6 @@ def get_config(stage: str = "scenes") -> ConfigDict:
         b2=0.98,
     )
     config.schedule = common.schedule("cosine", warmup_steps=100, warmup_ratio=0.01, min_lr=4e-5)
-    config.train = common.train(128, steps=4000) if objects else common.train(64, steps=2400)
+    config.train = common.train(128, steps=4000) if objects else common.train(32, steps=10_000)
     config.eval = common.shapes_protocol(training_free=False)
     return config

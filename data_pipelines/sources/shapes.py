@@ -203,7 +203,8 @@ class ShapesSource:
 
     `source[i]` is a dict of
       image uint8 [H, W, 3]; label uint8 [H, W], class ids, every pixel labelled; caption str;
-      false_caption str, the caption with a pattern or shape changed, '' where it names none;
+      false_captions, a list of str, each the caption with a pattern or shape changed, '' where it
+        names none;
       instance uint8 [H, W], 0 = stuff, k = k-th object;
       boxes float32 [K, 4], x1, y1, x2, y2 in pixels (ends exclusive) of the visible part, zero rows
       as padding; classes int32 [K], -1 as padding; visible float32 [K], share of the object that
@@ -219,6 +220,7 @@ class ShapesSource:
         canvas: int = REFERENCE_CANVAS,
         objects: str = "scene",
         split: str = "captions",
+        false_captions: int = 1,
     ):
         """Describes the scenes; nothing is drawn yet.
 
@@ -230,6 +232,7 @@ class ShapesSource:
           objects: 'scene' (several objects, one or two stuffs), 'single' (one object that fills
             the canvas, one stuff) or 'mixed' (every fourth picture is a single object).
           split: one of SPLITS; picks the random stream.
+          false_captions: false captions of each picture; they may repeat each other.
 
         Raises:
           UserError: for an argument outside these.
@@ -242,8 +245,11 @@ class ShapesSource:
             raise UserError(f"canvas {canvas} is too small for its shapes, use 32 or more")
         if size < 1 or seed < 0:
             raise UserError(f"size {size} must be positive and seed {seed} not negative")
+        if false_captions < 0:
+            raise UserError(f"false_captions {false_captions} must not be negative")
         self.canvas, self.objects, self.split = canvas, objects, split
         self._size = size
+        self._false_captions = false_captions
         self._stream = seed * 8 + SPLITS.index(split) * 2 + (objects == "single")
         self.max_objects = 1 if objects == "single" else self._scaled_count(3)
 
@@ -293,7 +299,9 @@ class ShapesSource:
             "visible": visible,
             "entities": ";".join([CLASSES[c] for c in classes if c >= 0] + list(stuffs)),
         }
-        example["false_caption"] = contradict(caption, draws)
+        example["false_captions"] = [
+            contradict(caption, draws) for _ in range(self._false_captions)
+        ]
         if self.objects == "single":
             example["class_id"] = np.int32(classes[0])
         return example

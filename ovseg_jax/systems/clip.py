@@ -52,7 +52,7 @@ class ClipSystem(nnx.Module):
 
         Args:
             batch: ``image`` float32 [B, H, W, 3] normalised, ``text`` int32 [B, L]; where there
-                are false captions, ``false_text`` int32 [B, L].
+                are K false captions each, ``false_text`` int32 [B, K, L].
             vocabulary: unused; captions are the supervision.
             rngs: unused; CLIP has no dropout.
 
@@ -64,7 +64,8 @@ class ClipSystem(nnx.Module):
         scale = jnp.minimum(jnp.exp(self.clip.logit_scale[...]), self.config.max_logit_scale)
         false_text = None
         if "false_text" in batch:
-            false_text = normalize(self.clip.encode_text(batch["false_text"]))
+            false = batch["false_text"].reshape(-1, batch["text"].shape[-1])  # [B·K, L]
+            false_text = normalize(self.clip.encode_text(false))
         loss = contrastive_loss(image, text, scale, false_text)
         hit = (image @ text.T).argmax(-1) == jnp.arange(len(image))
         return loss, {"accuracy": hit.mean(), "logit_scale": scale}

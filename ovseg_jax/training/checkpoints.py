@@ -174,18 +174,35 @@ def saved_steps(workdir: str | Path) -> list[int]:
         return checkpoints.steps()
 
 
-def latest_step(workdir: str | Path) -> int | None:
-    """Returns the newest complete checkpoint of a run folder, or None."""
-    return max(saved_steps(workdir), default=None)
+def choose_step(workdir: str | Path, which: str = "latest") -> int | None:
+    """Returns the step of the 'latest' checkpoint of a run folder or of the 'previous' one.
 
-
-def restore_latest_parameters(workdir: str | Path) -> Flat:
-    """Returns the trained parameters of the newest checkpoint of a run folder, by path.
+    Returns:
+        None where 'latest' is asked for and there is none.
 
     Raises:
-        UserError: there is no checkpoint, or the newest is damaged.
+        UserError: there is no previous one, or `which` is another word.
     """
-    step = latest_step(workdir)
+    steps = saved_steps(workdir)
+    if which == "latest":
+        return steps[-1] if steps else None
+    if which != "previous":
+        raise UserError(f"--resume={which} is unknown; use latest or previous.")
+    if len(steps) < 2:
+        raise UserError(
+            f"{workdir} holds no checkpoint before the newest; delete the folder to start from the "
+            "beginning."
+        )
+    return steps[-2]
+
+
+def restore_parameters(workdir: str | Path, which: str = "latest") -> Flat:
+    """Returns the trained parameters of a checkpoint of a run folder, by path.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged.
+    """
+    step = choose_step(workdir, which)
     if step is None:
         raise UserError(f"{workdir} holds no checkpoint; train first, or give another --workdir.")
     with Checkpoints(workdir, read_only=True) as checkpoints:

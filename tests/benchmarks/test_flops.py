@@ -9,7 +9,6 @@ from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 
 from benchmarks import flops, machine
-from ovseg_jax import models
 from ovseg_jax.networks.zegclip import prompted_features
 from ovseg_jax.params import abstract_model, merge_model
 from ovseg_jax.systems import create_system
@@ -41,7 +40,8 @@ def needed_products(function, *arguments) -> float:
 def parts():
     config = machine.load_recipe("demo")
     graphdef, params, stats = abstract_model(lambda rngs: create_system(config, rngs))
-    trainable, frozen = split_trainable(params, models.param_groups(config))
+    groups = merge_model(graphdef, params, stats).param_groups()
+    trainable, frozen = split_trainable(params, groups)
     return config, trainable, lambda t, f: merge_model(graphdef, {**t, **f}, stats), frozen
 
 
@@ -78,8 +78,8 @@ def test_decoder(parts):
 
 
 def test_optimizer(parts):
-    config, trainable, _, _ = parts
-    groups = models.param_groups(config)
+    config, trainable, system, frozen = parts
+    groups = system(trainable, frozen).param_groups()
     optimizer = build_optimizer(config.optimizer, config.schedule, 10, groups, trainable)
     state = jax.eval_shape(optimizer.init, trainable)
     traced = needed_products(optimizer.update, trainable, state, trainable)

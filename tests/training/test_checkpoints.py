@@ -12,8 +12,8 @@ from ovseg_jax.errors import UserError
 from ovseg_jax.training import mesh as meshes
 from ovseg_jax.training.checkpoints import (
     Checkpoints,
-    latest_step,
-    restore_latest_parameters,
+    choose_step,
+    restore_parameters,
     saved_steps,
 )
 
@@ -78,21 +78,21 @@ def test_a_restored_state_is_the_saved_one(tmp_path, ema):
 def test_weights_come_by_path_and_averaged_where_kept(tmp_path):
     state = make_state(3, ema=True)
     save(tmp_path / "ema", state)
-    assert_equal(restore_latest_parameters(tmp_path / "ema"), state["ema"])
+    assert_equal(restore_parameters(tmp_path / "ema"), state["ema"])
     state = make_state(4)
     save(tmp_path / "plain", state)
-    assert_equal(restore_latest_parameters(tmp_path / "plain"), state["params"])
+    assert_equal(restore_parameters(tmp_path / "plain"), state["params"])
 
 
 def test_the_last_two_are_kept(tmp_path):
     save(tmp_path, *(make_state(step) for step in (2, 4, 6, 8)))
-    assert saved_steps(tmp_path) == [6, 8] and latest_step(tmp_path) == 8
+    assert saved_steps(tmp_path) == [6, 8] and choose_step(tmp_path) == 8
 
 
 def test_a_folder_without_checkpoints(tmp_path):
-    assert saved_steps(tmp_path / "nowhere") == [] and latest_step(tmp_path) is None
+    assert saved_steps(tmp_path / "nowhere") == [] and choose_step(tmp_path) is None
     with pytest.raises(UserError, match="holds no checkpoint"):
-        restore_latest_parameters(tmp_path)
+        restore_parameters(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -118,7 +118,7 @@ def test_missing_parts_of_a_checkpoint_are_damage(tmp_path):
     with pytest.raises(UserError, match=r"checkpoints/2 is damaged"):
         restore(tmp_path, make_state(2), 2)
     with pytest.raises(UserError, match=r"checkpoints/2 is damaged"):
-        restore_latest_parameters(tmp_path)
+        restore_parameters(tmp_path)
 
 
 def test_a_damaged_checkpoint_gives_way_to_its_successor(tmp_path):
@@ -147,7 +147,7 @@ def test_a_reader_leaves_half_written_checkpoints_of_a_run_at_work_alone(tmp_pat
     save(tmp_path, make_state(2))
     half = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp"
     half.mkdir()
-    assert latest_step(tmp_path) == 2 and half.is_dir()
+    assert choose_step(tmp_path) == 2 and half.is_dir()
     save(tmp_path, make_state(6))
     assert saved_steps(tmp_path) == [2, 6] and not half.exists()
 
@@ -179,7 +179,7 @@ def test_a_disk_that_really_fills_up(tmp_path):
     try:
         with pytest.raises(UserError, match="the disk is full"):
             save(folder, *(make_state(step, width=3000) for step in range(1, 9)), keep=9)
-        step = latest_step(folder)
+        step = choose_step(folder)
         assert step and step < 8
         assert_equal(restore(folder, make_state(0, width=3000), step), make_state(step, width=3000))
     finally:

@@ -19,6 +19,7 @@ import jax
 import tiny
 from jax.sharding import AxisType
 from ovseg_jax import models
+from ovseg_jax.params import merge_model
 from ovseg_jax.train import initial_state, make_train_step
 from ovseg_jax.training import mesh as meshes
 from ovseg_jax.training.optimizers import build_optimizer
@@ -26,7 +27,7 @@ from ovseg_jax.training.partition import split_trainable
 
 config = tiny.config(train__batch_size=8)
 graphdef, params, stats = models.initialize_model(config)
-groups = models.param_groups(config)
+groups = merge_model(graphdef, params, stats).param_groups()
 trainable, frozen = split_trainable(params, groups)
 model = models.create_model(config, graphdef, params, stats)
 vocabulary = models.create_vocabulary(config, model, "seen")
