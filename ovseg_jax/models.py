@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
 from ovseg_jax.inference import Model, encode_vocabulary
-from ovseg_jax.networks.clip import resize_positions
+from ovseg_jax.networks.positions import resize_positions
 from ovseg_jax.params import Flat, abstract_model, initialize
 from ovseg_jax.systems import create_system
 from ovseg_jax.text.label_space import load_label_space

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ovseg_jax.networks.clip_resnet import ResNetConfig
 from ovseg_jax.networks.layers import Block, BlockInit, LayerNorm, fan_in_uniform, normal
-from ovseg_jax.ops.resize import resize
+from ovseg_jax.networks.positions import resize_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ViTConfig:
         return self.image_size // self.patch_size
 
     def build(self, embed_dim: int, *, rngs: nnx.Rngs, dtype=jnp.float32) -> "VisionTransformer":
-        """The image tower of this configuration; another kind of tower brings its own config."""
+        """The image tower of this configuration."""
         return VisionTransformer(self, embed_dim, rngs=rngs, dtype=dtype)
 
 
@@ -57,7 +58,7 @@ class CLIPConfig:
     """Both towers and the size of the space in which they meet."""
 
     embed_dim: int = 512
-    image: ViTConfig = ViTConfig()
+    image: ViTConfig | ResNetConfig = ViTConfig()
     text: TextConfig = TextConfig()
 
 
@@ -69,35 +70,16 @@ CLIP_SIZES = {
     "ViT-B/16": CLIPConfig(512, ViTConfig()),
     "ViT-L/14": CLIPConfig(768, _VIT_L14, _TEXT_768),
     "ViT-L/14@336px": CLIPConfig(768, dataclasses.replace(_VIT_L14, image_size=336), _TEXT_768),
+    "RN50": CLIPConfig(1024, ResNetConfig()),
+    "RN101": CLIPConfig(512, ResNetConfig(layers=(3, 4, 23, 3))),
+    "RN50x4": CLIPConfig(
+        640, ResNetConfig(288, (4, 6, 10, 6), width=80), TextConfig(width=640, heads=10)
+    ),
+    "RN50x16": CLIPConfig(768, ResNetConfig(384, (6, 8, 18, 8), width=96), _TEXT_768),
+    "RN50x64": CLIPConfig(
+        1024, ResNetConfig(448, (3, 15, 36, 10), width=128), TextConfig(width=1024, heads=16)
+    ),
 }
-
-
-def resize_positions(
-    positions: jax.Array,
-    grid: tuple[int, int],
-    *,
-    method: str = "bicubic",
-    align_corners: bool = False,
-    antialias: bool = False,
-) -> jax.Array:
-    """Resizes the patch part of a position table to another grid; the class row is kept.
-
-    Args:
-      positions: [1 + g*g, D], a square grid, row-major.
-      grid: rows and columns wanted.
-      method: 'bicubic' | 'bilinear' | 'nearest', with PyTorch's meaning.
-      align_corners: whether the outer patches keep their places.
-      antialias: whether the kernel is widened when shrinking.
-
-    Returns:
-      [1 + h*w, D]; `positions` itself where the grid is the same.
-    """
-    side = math.isqrt(positions.shape[0] - 1)
-    if grid == (side, side):
-        return positions
-    table = positions[1:].reshape(side, side, -1)  # [g, g, D]
-    table = resize(table, grid, method=method, align_corners=align_corners, antialias=antialias)
-    return jnp.concatenate([positions[:1], table.reshape(grid[0] * grid[1], -1)])
 
 
 class PatchEmbed(nnx.Module):
@@ -188,11 +170,12 @@ class VisionTransformer(nnx.Module):
             return projected[:, 0]
         return projected[:, 1:].mean(1)
 
-    def __call__(self, image: jax.Array, **positions) -> jax.Array:
+    def __call__(self, image: jax.Array, *, train: bool = False, **positions) -> jax.Array:
         """Image features, un-normalised.
 
         Args:
           image: normalised, [B, H, W, 3].
+          train: as for every tower; nothing differs in this one.
           **positions: how positions are resized, see `embed`.
 
         Returns:
@@ -265,17 +248,17 @@ class CLIP(nnx.Module):
         self.text = TextTransformer(config.text, config.embed_dim, rngs=rngs, dtype=dtype)
         self.logit_scale = nnx.Param(jnp.asarray(math.log(1 / 0.07), jnp.float32))
 
-    def encode_image(self, image: jax.Array) -> jax.Array:
+    def encode_image(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """Normalised image [B, H, W, 3] -> features [B, E], not of unit length."""
-        return self.image(image)
+        return self.image(image, train=train)
 
     def encode_text(self, tokens: jax.Array) -> jax.Array:
         """Token ids [n, L] -> features [n, E], not of unit length."""
         return self.text(tokens)
 
-    def __call__(self, image: jax.Array, tokens: jax.Array) -> jax.Array:
+    def __call__(self, image: jax.Array, tokens: jax.Array, *, train: bool = False) -> jax.Array:
         """Scaled cosine similarities, float32 [B, n]."""
-        image = normalize(self.encode_image(image))
+        image = normalize(self.encode_image(image, train=train))
         text = normalize(self.encode_text(tokens))
         return jnp.exp(self.logit_scale[...]) * (image @ text.T)
 

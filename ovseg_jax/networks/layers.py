@@ -99,6 +99,76 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
+class Conv(nnx.Module):
+    """Convolution without bias, kernel [size, size, in, out], padded so that 1/stride remains."""
+
+    def __init__(self, in_dim: int, out_dim: int, size: int, *, stride: int = 1, rngs: nnx.Rngs):
+        init = fan_in_uniform(in_dim * size * size)
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, in_dim, out_dim), jnp.float32))
+        self.stride = stride
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, in] to [B, ceil(H/stride), ceil(W/stride), out], in the type of `x`."""
+        kernel = self.kernel[...].astype(x.dtype)
+        padding = (kernel.shape[0] - 1) // 2
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=((padding, padding), (padding, padding)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last, with PyTorch's running statistics."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        scale_init: Callable = jax.nn.initializers.ones,
+    ):
+        self.scale = nnx.Param(scale_init(jax.random.key(0), (dim,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros((dim,), jnp.float32))
+        self.variance = nnx.BatchStat(jnp.ones((dim,), jnp.float32))
+        self.eps = eps
+        self.momentum = momentum
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Normalises [..., D], in the type of `x`.
+
+        With `train` the statistics are those of the batch, of all devices together, and the
+        running ones move towards them (the variance towards the unbiased one).
+        """
+        wide = x.astype(jnp.float32)
+        mean, variance = self.mean[...], self.variance[...]
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            mean, variance = wide.mean(axes), wide.var(axes)
+            count = x.size // x.shape[-1]
+            self._remember(mean, variance * count / (count - 1))
+        y = (wide - mean) * (jax.lax.rsqrt(variance + self.eps) * self.scale[...])
+        return (y + self.bias[...]).astype(x.dtype)
+
+    def _remember(self, mean: jax.Array, variance: jax.Array) -> None:
+        for running, value in ((self.mean, mean), (self.variance, variance)):
+            running[...] = running[...] + self.momentum * (value - running[...])
+
+
+def average_pool(x: jax.Array, size: int) -> jax.Array:
+    """Means of size x size squares, [B, H, W, C] -> [B, H // size, W // size, C]."""
+    if size == 1:
+        return x
+    b, height, width, c = x.shape
+    h, w = height // size, width // size
+    squares = x[:, : h * size, : w * size].reshape(b, h, size, w, size, c)
+    return squares.mean((2, 4))
+
+
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis.
 

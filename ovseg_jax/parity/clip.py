@@ -1,14 +1,16 @@
 """Parity of CLIP's towers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ovseg_jax.convert.clip import CLIP_MAP, clip_config
+from ovseg_jax.convert.clip import CLIP_MAP, CLIP_RESNET_MAP, clip_config
+from ovseg_jax.convert.name_map import NameMap
 from ovseg_jax.networks.clip import TextTransformer, VisionTransformer
-from ovseg_jax.params import merge_model
+from ovseg_jax.networks.clip_resnet import ModifiedResNet
+from ovseg_jax.params import merge_model, model_state
 from ovseg_jax.parity.model import gradients, load_model, names, tensors, to_nchw, to_nhwc
 from ovseg_jax.parity.runner import Arrays, Quantity, gradient, loss, output
 from ovseg_jax.systems.clip import ClipSystem, ClipSystemConfig
@@ -16,6 +18,22 @@ from ovseg_jax.systems.clip import ClipSystem, ClipSystemConfig
 
 def compare_vit(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """Tokens, features and logits of both towers; loss and gradients where recorded."""
+    quantities, _ = _compare(arrays, meta, CLIP_MAP, _image_tower)
+    return quantities
+
+
+def compare_resnet(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
+    """As `compare_vit`; training takes the statistics of the batch and updates running ones."""
+    quantities, system = _compare(arrays, meta, CLIP_RESNET_MAP, _convolutional_tower)
+    system.clip.encode_image(to_nhwc(arrays["in/image"]), train=True)
+    buffers = CLIP_RESNET_MAP.outward(model_state(system))
+    prefix = "out/train/buffer/"
+    return quantities | {prefix + name: output(buffers[name]) for name in names(arrays, prefix)}
+
+
+def _compare(
+    arrays: Arrays, meta: Mapping, name_map: NameMap, image_tower: Callable
+) -> tuple[dict[str, Quantity], ClipSystem]:
     theirs = tensors(arrays)
     sizes = clip_config(
         theirs,
@@ -23,8 +41,9 @@ def compare_vit(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
         text=dict(heads=meta["text_heads"]),
     )
     graphdef, params = load_model(
-        lambda rngs: ClipSystem(ClipSystemConfig(clip=sizes), rngs=rngs), CLIP_MAP, theirs
+        lambda rngs: ClipSystem(ClipSystemConfig(clip=sizes), rngs=rngs), name_map, theirs
     )
+    system = merge_model(graphdef, params)
     image, tokens = to_nhwc(arrays["in/image"]), jnp.asarray(arrays["in/text"], jnp.int32)
 
     @jax.jit
@@ -32,7 +51,7 @@ def compare_vit(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
         clip = merge_model(graphdef, params).clip
         logits = clip(image, tokens)
         return {
-            **_image_tower(clip.image, image),
+            **image_tower(clip.image, image),
             **_text_tower(clip.text, tokens),
             "logits_per_image": logits,
             "logits_per_text": logits.T,
@@ -40,24 +59,18 @@ def compare_vit(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
 
     quantities = {f"out/{name}": output(value) for name, value in forward(params).items()}
     if "out/train/loss" not in arrays:
-        return quantities
+        return quantities, system
     pairs = arrays["out/train/logits_per_image"].shape[0]
     batch = {"image": image[:pairs], "text": tokens[:pairs]}
 
     def loss_of(system):
         return system.loss(batch, None, None)[0]
 
-    value, grads = gradients(graphdef, params, CLIP_MAP, names(arrays, "grad/"), loss_of)
-    return (
-        quantities
-        | {f"grad/{name}": gradient(grad) for name, grad in grads.items()}
-        | {
-            "out/train/loss": loss(value),
-            "out/train/logits_per_image": output(
-                merge_model(graphdef, params).clip(batch["image"], batch["text"])
-            ),
-        }
-    )
+    value, grads = gradients(graphdef, params, name_map, names(arrays, "grad/"), loss_of)
+    logits = merge_model(graphdef, params).clip(batch["image"], batch["text"], train=True)
+    quantities |= {f"grad/{name}": gradient(grad) for name, grad in grads.items()}
+    quantities |= {"out/train/loss": loss(value), "out/train/logits_per_image": output(logits)}
+    return quantities, system
 
 
 def _image_tower(vit: VisionTransformer, image: jax.Array) -> dict[str, np.ndarray]:
@@ -79,6 +92,14 @@ def _image_tower(vit: VisionTransformer, image: jax.Array) -> dict[str, np.ndarr
         "visual/ln_post_cls": vit.norm_post(tokens[:, 0]),
         "image_features": vit(image),
     }
+
+
+def _convolutional_tower(resnet: ModifiedResNet, image: jax.Array) -> dict[str, np.ndarray]:
+    stages = ("stem", "layer1", "layer2", "layer3", "layer4")
+    maps = resnet.features(image)
+    results = {f"visual/{name}": to_nchw(x) for name, x in zip(stages, maps, strict=True)}
+    features = resnet(image)
+    return results | {"visual/attnpool": features, "image_features": features}
 
 
 def _text_tower(text: TextTransformer, tokens: jax.Array) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ def load_model(
     theirs: Mapping[str, np.ndarray],
     parts: Iterable[str] = ("",),
 ) -> tuple[nnx.GraphDef, Flat]:
-    """A model's graph and its parameters, filled through the name map.
+    """A model's graph, and its parameters and statistics, filled through the name map.
 
     Args:
       create: builds the model.
@@ -35,7 +35,8 @@ def load_model(
       theirs: the source's tensors.
       parts: prefixes of the parameter paths that the source must fill; the others are zero.
     """
-    graphdef, shapes, _ = abstract_model(create)
+    graphdef, params, stats = abstract_model(create)
+    shapes = {**params, **stats}
     expected = {path: leaf.shape for path, leaf in shapes.items() if path.startswith(tuple(parts))}
     given = name_map.inward(theirs, expected)
     return graphdef, {

@@ -21,6 +21,7 @@ from ovseg_jax.errors import UserError
 # (system, kind) -> the function that compares.
 COMPARE = {
     ("clip", "vit"): "ovseg_jax.parity.clip:compare_vit",
+    ("clip", "rn"): "ovseg_jax.parity.clip:compare_resnet",
     ("clip", "interpolate"): "ovseg_jax.parity.ops:compare_interpolate",
     ("zegclip", "train_inductive"): "ovseg_jax.parity.zegclip:compare_train",
     ("zegclip", "train_selftrain"): "ovseg_jax.parity.zegclip:compare_train",

@@ -59,7 +59,7 @@ class ClipSystem(nnx.Module):
         Returns:
             The loss and the scalars ``accuracy`` (image to text, in the batch) and ``logit_scale``.
         """
-        image = normalize(self.clip.encode_image(batch["image"]))
+        image = normalize(self.clip.encode_image(batch["image"], train=True))
         text = normalize(self.clip.encode_text(batch["text"]))
         scale = jnp.minimum(jnp.exp(self.clip.logit_scale[...]), self.config.max_logit_scale)
         false_text = None

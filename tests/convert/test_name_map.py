@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ovseg_jax.convert import name_map as maps
-from ovseg_jax.convert.clip import CLIP_MAP, clip_config
+from ovseg_jax.convert.clip import CLIP_MAP, CLIP_RESNET_MAP, clip_config
 from ovseg_jax.errors import UserError
 from ovseg_jax.networks.clip import CLIP_SIZES
 from ovseg_jax.params import abstract_model
@@ -87,7 +87,14 @@ def test_outward_needs_all_parts_of_a_fused_tensor():
 
 @pytest.mark.skipif(not STATE_DICTS.is_dir(), reason="the lists of names lie beside the clone")
 @pytest.mark.parametrize(
-    ("file", "size"), [("clip_vit_b16", "ViT-B/16"), ("clip_vit_l14_336", "ViT-L/14@336px")]
+    ("file", "size"),
+    [
+        ("clip_vit_b16", "ViT-B/16"),
+        ("clip_vit_l14_336", "ViT-L/14@336px"),
+        ("clip_rn50", "RN50"),
+        ("clip_rn101", "RN101"),
+        ("clip_rn50x4", "RN50x4"),
+    ],
 )
 def test_released_clip_state_dicts(file, size):
     listed = json.loads((STATE_DICTS / f"{file}.json").read_text())
@@ -95,5 +102,8 @@ def test_released_clip_state_dicts(file, size):
     theirs = {name: np.broadcast_to(np.float32(0), shape) for name, shape in listed.items()}
     config = clip_config(theirs)
     assert config == CLIP_SIZES[size]
-    _, shapes, _ = abstract_model(lambda rngs: ClipSystem(ClipSystemConfig(clip=config), rngs=rngs))
-    CLIP_MAP.inward(theirs, {path: leaf.shape for path, leaf in shapes.items()})
+    _, params, stats = abstract_model(
+        lambda rngs: ClipSystem(ClipSystemConfig(clip=config), rngs=rngs)
+    )
+    name_map = CLIP_RESNET_MAP if size.startswith("RN") else CLIP_MAP
+    name_map.inward(theirs, {path: leaf.shape for path, leaf in {**params, **stats}.items()})
