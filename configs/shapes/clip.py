@@ -75,6 +75,6 @@ def get_config(stage: str = "scenes") -> ConfigDict:
         b2=0.98,
     )
     config.schedule = common.schedule("cosine", warmup_steps=100, warmup_ratio=0.01, min_lr=4e-5)
-    config.train = common.train(128, steps=4000) if objects else common.train(32, steps=9000)
+    config.train = common.train(128, steps=4000) if objects else common.train(32, steps=6500)
     config.eval = common.shapes_protocol(training_free=False)
     return config
