@@ -2,8 +2,9 @@
 
 from ml_collections import ConfigDict
 
-CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)
-CLIP_STD = (68.5005327, 66.6321579, 70.32316305)
+from ovseg_jax.pictures import CLIP_MEAN as CLIP_MEAN
+from ovseg_jax.pictures import CLIP_STD as CLIP_STD
+
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 

@@ -7,6 +7,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovseg_jax.errors import UserError
 
+# Of 8-bit RGB pixels, as CLIP was trained with.
+CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)
+CLIP_STD = (68.5005327, 66.6321579, 70.32316305)
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # PIL's grey pictures of 16 bits
 
 
@@ -45,6 +48,29 @@ def read_picture(source: str | os.PathLike | np.ndarray | Image.Image) -> np.nda
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # PIL's for damaged files
         raise UserError(f"{source} cannot be read ({error}); replace the damaged file.") from error
+
+
+def resize_and_crop(picture: Image.Image, size: int) -> np.ndarray:
+    """CLIP's preprocessing, up to the normalisation (Radford et al., 2021, the reference code).
+
+    The shorter side becomes `size` (bicubic, antialiased, in the picture's own mode), the middle is
+    cut out, and only then it becomes RGB.
+
+    Args:
+      picture: of any mode.
+      size: side of the result in pixels.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    shorter = min(picture.size)
+    width, height = (
+        size if side == shorter else int(size * side / shorter) for side in picture.size
+    )
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2.0), round((height - size) / 2.0)
+    picture = picture.crop((left, top, left + size, top + size))
+    return np.asarray(picture.convert("RGB"))
 
 
 def _from_pil(picture: Image.Image) -> np.ndarray:

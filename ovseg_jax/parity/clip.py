@@ -5,14 +5,18 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from ovseg_jax.convert.clip import CLIP_MAP, CLIP_RESNET_MAP, clip_config
+from ovseg_jax.convert.clip_hf import CLIP_HF_MAP
 from ovseg_jax.convert.name_map import NameMap
-from ovseg_jax.networks.clip import TextTransformer, VisionTransformer
+from ovseg_jax.networks.clip import CLIPConfig, TextTransformer, VisionTransformer
 from ovseg_jax.networks.clip_resnet import ModifiedResNet
+from ovseg_jax.ops.images import normalize
 from ovseg_jax.params import merge_model, model_state
 from ovseg_jax.parity.model import gradients, load_model, names, tensors, to_nchw, to_nhwc
 from ovseg_jax.parity.runner import Arrays, Quantity, gradient, loss, output
+from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD, resize_and_crop
 from ovseg_jax.systems.clip import ClipSystem, ClipSystemConfig
 
 
@@ -29,6 +33,62 @@ def compare_resnet(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     buffers = CLIP_RESNET_MAP.outward(model_state(system))
     prefix = "out/train/buffer/"
     return quantities | {prefix + name: output(buffers[name]) for name in names(arrays, prefix)}
+
+
+def compare_archive(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
+    """Features and logits from the tensors of an archive, half and single precision mixed."""
+    theirs = tensors(arrays)
+    name_map = CLIP_MAP if meta["variant"] == "vit" else CLIP_RESNET_MAP
+    found = _features(arrays, clip_config(theirs), name_map, theirs)
+    return {f"out/{name}": output(value) for name, value in found.items()}
+
+
+def compare_layouts(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
+    """One model in the names of OpenAI and of Hugging Face, and with the exact GELU."""
+    openai, hugging = tensors(arrays, "openai/"), tensors(arrays, "hf/")
+    heads = {"image": meta["vision_heads"], "text": meta["text_heads"]}
+
+    def sizes(activation):
+        towers = {tower: dict(heads=count, activation=activation) for tower, count in heads.items()}
+        return clip_config(openai, **towers)
+
+    found = _features(arrays, sizes("quick_gelu"), CLIP_MAP, openai)
+    same = _features(arrays, sizes("quick_gelu"), CLIP_HF_MAP, hugging)
+    gelu = _features(arrays, sizes("gelu"), CLIP_MAP, openai)
+    del gelu["logits_per_image"]
+    return (
+        {f"out/{name}": output(value) for name, value in found.items()}
+        | {f"hf/{name}": (arrays[f"out/{name}"], value, "float") for name, value in same.items()}
+        | {f"out/gelu_{name}": output(value) for name, value in gelu.items()}
+    )
+
+
+def compare_preprocess(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
+    """Pictures of several modes, resized, cropped and normalised."""
+
+    def pixels(number, size):
+        picture = Image.fromarray(arrays[f"in/image{number}"])
+        return to_nchw(normalize(resize_and_crop(picture, size)[None], CLIP_MEAN, CLIP_STD))[0]
+
+    return {
+        f"out/pixels{number}": output(pixels(number, case["n_px"]))
+        for number, case in enumerate(meta["cases"])
+    }
+
+
+def _features(
+    arrays: Arrays, sizes: CLIPConfig, name_map: NameMap, theirs: Mapping[str, np.ndarray]
+) -> dict[str, jax.Array]:
+    graphdef, params = load_model(
+        lambda rngs: ClipSystem(ClipSystemConfig(clip=sizes), rngs=rngs), name_map, theirs
+    )
+    clip = merge_model(graphdef, params).clip
+    image, tokens = to_nhwc(arrays["in/image"]), jnp.asarray(arrays["in/text"], jnp.int32)
+    return {
+        "image_features": clip.encode_image(image),
+        "text_features": clip.encode_text(tokens),
+        "logits_per_image": clip(image, tokens),
+    }
 
 
 def _compare(

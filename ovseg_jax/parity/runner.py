@@ -22,6 +22,9 @@ from ovseg_jax.errors import UserError
 COMPARE = {
     ("clip", "vit"): "ovseg_jax.parity.clip:compare_vit",
     ("clip", "rn"): "ovseg_jax.parity.clip:compare_resnet",
+    ("clip", "openai_archive"): "ovseg_jax.parity.clip:compare_archive",
+    ("clip", "layouts"): "ovseg_jax.parity.clip:compare_layouts",
+    ("clip", "preprocess"): "ovseg_jax.parity.clip:compare_preprocess",
     ("clip", "interpolate"): "ovseg_jax.parity.ops:compare_interpolate",
     ("zegclip", "train_inductive"): "ovseg_jax.parity.zegclip:compare_train",
     ("zegclip", "train_selftrain"): "ovseg_jax.parity.zegclip:compare_train",
