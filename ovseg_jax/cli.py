@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ovseg_jax.errors import UserError
+from ovseg_jax.parity import runner
 
 _EXAMPLES = """examples:
   ovseg segment photo.jpg --words "striped star; dotted ring; grass" --model runs/shapes_zegclip
@@ -26,6 +27,20 @@ _SEGMENT_EXAMPLES = """examples:
 
 One class for each part between ';', synonyms after ','. A picture that cannot be read is reported
 and the others are segmented; the exit status is then 1."""
+
+
+_CONVERT_HELP = """Reads a checkpoint without PyTorch and writes a model folder.
+
+Files: OpenAI's .pt archives, .pt/.pth/.bin of PyTorch (old and new), .safetensors, .npz.
+Folders and hub names: the format of Hugging Face's transformers and of OpenCLIP, also in shards."""
+
+_CONVERT_EXAMPLES = """examples:
+  ovseg convert ViT-B-16.pt models/clip_vit_b16
+  ovseg convert openai/clip-vit-base-patch16 models/clip_vit_b16
+  ovseg convert open_clip_pytorch_model.bin models/laion_b16 --activation gelu
+  ovseg convert --to-torch models/clip_vit_b16 clip_vit_b16.safetensors
+
+Every tensor is accounted for: one without a place, or a place without a tensor, is an error."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_segment(commands)
+    _add_convert(commands)
     _add_export(commands)
     _add_parity(commands)
     return parser
@@ -92,6 +108,30 @@ def _add_segment(commands) -> None:
     command.set_defaults(run_command=_segment)
 
 
+def _add_convert(commands) -> None:
+    command = commands.add_parser(
+        "convert",
+        help="make a model folder of a PyTorch checkpoint",
+        description=_CONVERT_HELP,
+        epilog=_CONVERT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("source", help="file, folder, or name on the Hugging Face hub")
+    command.add_argument("destination", type=Path, help="model folder to write")
+    command.add_argument(
+        "--activation",
+        default="",
+        choices=("quick_gelu", "gelu"),
+        help="of the transformers, where the checkpoint does not tell",
+    )
+    command.add_argument(
+        "--to-torch",
+        action="store_true",
+        help="the way back: from a converted model folder to a safetensors file",
+    )
+    command.set_defaults(run_command=_convert)
+
+
 def _add_export(commands) -> None:
     command = commands.add_parser(
         "export",
@@ -110,8 +150,8 @@ def _add_parity(commands) -> None:
         help="check recorded reference arrays against this implementation",
         description="Compares every recorded output and gradient; exit status 1 if any differs.",
     )
-    command.add_argument("files", nargs="+", metavar="FILE", help="recorded arrays (.npz)")
-    command.set_defaults(run_command=_parity)
+    runner.add_arguments(command)
+    command.set_defaults(run_command=runner.run_arguments)
 
 
 def _segment(arguments: argparse.Namespace) -> int:
@@ -146,18 +186,23 @@ def _stems(paths: Sequence[str]) -> list[str]:
     return stems
 
 
+def _convert(arguments: argparse.Namespace) -> int:
+    from ovseg_jax.convert.converter import convert, convert_back
+
+    if arguments.to_torch:
+        count = convert_back(Path(arguments.source), arguments.destination)
+        print(f"{count} tensors -> {arguments.destination}")
+    else:
+        print(convert(arguments.source, arguments.destination, arguments.activation).table())
+    return 0
+
+
 def _export(arguments: argparse.Namespace) -> int:
     from ovseg_jax.models import export_model
 
     export_model(arguments.run, arguments.folder)
     print(f"{arguments.run} -> {arguments.folder}")
     return 0
-
-
-def _parity(arguments: argparse.Namespace) -> int:
-    from ovseg_jax.parity import runner
-
-    return runner.main(arguments.files)
 
 
 def _complain(error: UserError) -> None:

@@ -18,7 +18,7 @@ from ovseg_jax.params import Flat, abstract_model, initialize
 from ovseg_jax.systems import create_system
 from ovseg_jax.text.label_space import load_label_space
 from ovseg_jax.text.templates import load_templates
-from ovseg_jax.text.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
+from ovseg_jax.text.tokenizer import Tokenizer, WordTokenizer, copy_tokenizer, load_tokenizer
 from ovseg_jax.text.vocabulary import Vocabulary, build_vocabulary
 from ovseg_jax.training.checkpoints import (
     choose_step,
@@ -33,6 +33,7 @@ RANDOM_WARNING = (
     "the weights that do not train are RANDOM because config.pretrained is empty: figures and "
     "pictures mean nothing; name a model folder there to start from trained weights"
 )
+GENERATED_TOKENIZERS = ("shapes", "letters")
 MODEL_SECTIONS = ("system", "dtype", "image", "vocabulary", "eval")
 
 
@@ -58,7 +59,12 @@ def load_folder_weights(folder: Path, checkpoint: str = "latest") -> Flat:
         weights |= restore_parameters(folder, checkpoint)
     if not weights:
         raise UserError(f"{folder} holds no weights; train or convert a model into it first.")
-    return weights
+    return {path: _in_float32(value) for path, value in weights.items()}
+
+
+def _in_float32(array: np.ndarray) -> np.ndarray:
+    """Converted checkpoints keep the half precision of their source; parameters are float32."""
+    return array.astype(np.float32) if array.dtype.itemsize == 2 else array
 
 
 def write_model_files(folder: Path, config: ConfigDict, notes: Mapping | None = None) -> None:
@@ -69,7 +75,7 @@ def write_model_files(folder: Path, config: ConfigDict, notes: Mapping | None = 
         description["notes"] = dict(notes)
     atomic_write(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
     spec = config.vocabulary.tokenizer
-    if spec == "shapes":
+    if spec in GENERATED_TOKENIZERS:
         create_tokenizer(config).save(folder)
     else:
         copy_tokenizer(spec if spec == "clip" else model_folder(spec), folder)
@@ -192,8 +198,14 @@ def training_free(config: ConfigDict, model: Model) -> tuple[ConfigDict, Model]:
 
 
 def create_tokenizer(config: ConfigDict) -> Tokenizer:
-    """The tokenizer that ``config.vocabulary.tokenizer`` names ('clip', 'shapes' or a folder)."""
+    """The tokenizer that ``config.vocabulary.tokenizer`` names.
+
+    'clip', 'shapes', 'letters' (a stand-in, where a checkpoint came without its tokenizer) or a
+    folder.
+    """
     spec, context = config.vocabulary.tokenizer, config.system.clip.text.context
+    if spec == "letters":
+        return WordTokenizer.from_letters(config.system.clip.text.vocab_size, context)
     if spec == "shapes":
         from data_pipelines.sources.shapes_captions import build_shapes_tokenizer
 

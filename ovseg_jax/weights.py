@@ -1,8 +1,10 @@
 """Weight files: a flat dictionary of arrays as safetensors, and loading one into a model."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -10,14 +12,42 @@ from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
 from ovseg_jax.params import Flat, flatten
 
+# The format's names of types.
+_DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
 
 def save_weights(path: str | Path, params: Mapping, metadata: Mapping[str, str] | None = None):
-    """Writes parameters (flat or nested) to a safetensors file, all of it or nothing."""
-    from safetensors.numpy import save
+    """Writes parameters (flat or nested) to a safetensors file, all of it or nothing.
 
-    # Not `ascontiguousarray`, which makes vectors of scalars.
-    arrays = {key: np.asarray(value, order="C") for key, value in flatten(params).items()}
-    atomic_write(path, save(arrays, metadata=dict(metadata) if metadata else None))
+    The arrays are written one after the other, so that views of a mapped file are never all in
+    memory, as they would be with the safetensors package.
+    """
+    atomic_write(path, functools.partial(_write_safetensors, flatten(params), metadata))
+
+
+def _write_safetensors(arrays: Flat, metadata: Mapping[str, str] | None, file: BinaryIO) -> None:
+    header: dict[str, dict] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.size * array.dtype.itemsize
+        entry = {"dtype": _DTYPES[array.dtype.name], "shape": list(array.shape)}
+        header[name] = entry | {"data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
+    file.write(len(text).to_bytes(8, "little") + text)
+    for array in arrays.values():
+        file.write(np.asarray(array).tobytes())
 
 
 def load_weights(path: str | Path) -> Flat:

@@ -93,9 +93,10 @@ def test_parity_is_passed_on(monkeypatch):
     from ovseg_jax.parity import runner
 
     seen = []
-    monkeypatch.setattr(runner, "main", lambda files: seen.append(files) or 1)
+    monkeypatch.setattr(runner, "run", lambda files: seen.append(files))
     assert cli.main(["parity", "a.npz", "b.npz"]) == 1
     assert seen == [["a.npz", "b.npz"]]
+    assert cli.main(["parity"]) == 1
 
 
 def test_help_has_examples(capsys):

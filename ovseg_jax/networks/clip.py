@@ -164,6 +164,14 @@ class VisionTransformer(nnx.Module):
         """Last norm and projection on every token, [B, M, D] -> [B, M, E]."""
         return self.norm_post(tokens) @ self.projection[...].astype(tokens.dtype)
 
+    def dense(self, image: jax.Array, **positions) -> jax.Array:
+        """Image [B, H, W, 3] -> a projected feature for each patch, [B, h, w, E]."""
+        tokens = self.embed(image, **positions)
+        for block in self.blocks:
+            tokens = block(tokens)
+        projected = self.project(tokens[:, 1:])  # [B, h·w, E]
+        return projected.reshape(len(image), *self.grid(image), -1)
+
     def pool(self, projected: jax.Array) -> jax.Array:
         """The image feature from all projected tokens, [B, 1 + N, E] -> [B, E]."""
         if self.config.pool == "token":

@@ -135,6 +135,10 @@ class AttentionPool(nnx.Module):
         positions = resize_positions(self.positions[...], (h, w), **resizing)
         return tokens + positions.astype(x.dtype)
 
+    def dense(self, x: jax.Array) -> jax.Array:
+        """Feature map [B, h, w, C] -> what each position alone would answer, [B, h, w, E]."""
+        return self.out(self.value(x))
+
     def __call__(self, x: jax.Array, **resizing) -> jax.Array:
         """Feature map [B, h, w, C] -> image feature [B, E]."""
         tokens = self.embed(x, **resizing)
@@ -176,6 +180,13 @@ class ModifiedResNet(nnx.Module):
                 x = block(x, train=train)
             maps.append(x)
         return maps
+
+    def dense(self, image: jax.Array) -> jax.Array:
+        """Image [B, H, W, 3] -> a projected feature for each position, [B, H/32, W/32, E].
+
+        Values without attention and positions, as in MaskCLIP (Zhou et al., 2022, section 3.2).
+        """
+        return self.attention_pool.dense(self.features(image)[-1])
 
     def __call__(self, image: jax.Array, *, train: bool = False, **resizing) -> jax.Array:
         """Image features [B, E], un-normalised; arguments as `features` and `resize_positions`."""

@@ -1,8 +1,8 @@
-"""Entry point of ``python -m ovseg_jax.parity``."""
+"""``python -m ovseg_jax.parity FILE …``, the same as ``ovseg parity``."""
 
 import sys
 
-from ovseg_jax.parity.runner import main
+from ovseg_jax.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["parity", *sys.argv[1:]]))

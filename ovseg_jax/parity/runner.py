@@ -257,10 +257,27 @@ def run(paths: Sequence[str | Path], say: Callable[[str], None] = print) -> bool
     return failed == 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ovseg_jax.parity", description="Compare with recorded reference arrays."
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("files", nargs="*", metavar="FILE", help="recorded arrays (.npz)")
+    parser.add_argument(
+        "--text",
+        metavar="MODEL",
+        help="compare the class embeddings of a converted CLIP ViT-B/16 with the real one's",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE.npz")
-    return 0 if run(parser.parse_args(argv).files) else 1
+
+
+def run_arguments(arguments: argparse.Namespace) -> int:
+    """Does what the arguments ask for; returns the exit status.
+
+    Raises:
+      UserError: they ask for nothing.
+    """
+    if not arguments.files and not arguments.text:
+        raise UserError("nothing to compare; name recorded files, or a model with --text.")
+    good = not arguments.files or run(arguments.files)
+    if arguments.text:
+        from ovseg_jax.parity.text import check
+
+        good = check(arguments.text) and good
+    return 0 if good else 1

@@ -21,6 +21,7 @@ from ovseg_jax.networks.clip import (
     encode_prompts,
     normalize,
 )
+from ovseg_jax.networks.clip_resnet import ResNetConfig
 from ovseg_jax.ops.resize import resize
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
@@ -80,14 +81,9 @@ class ClipSystem(nnx.Module):
         Returns:
             float32 [B, H, W, N], bilinear from the patch grid.
         """
-        vit = self.clip.image
-        tokens = vit.embed(image)
-        for block in vit.blocks:
-            tokens = block(tokens)
-        patches = normalize(vit.project(tokens)[:, 1:])  # [B, h·w, E]
-        similarity = patches @ vocabulary.embeddings.T * jnp.exp(self.clip.logit_scale[...])
-        grid = similarity.reshape(len(image), *vit.grid(image), -1)  # [B, h, w, N]
-        return resize(grid, image.shape[1:3])
+        dense = normalize(self.clip.image.dense(image))  # [B, h, w, E]
+        scale = jnp.exp(self.clip.logit_scale[...])
+        return resize(dense @ vocabulary.embeddings.T * scale, image.shape[1:3])
 
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """All parameters train; gains, biases and tables do not decay (paper, section 2.5)."""
@@ -97,9 +93,13 @@ class ClipSystem(nnx.Module):
 
 def clip_config(config: ConfigDict) -> CLIPConfig:
     """Reads the sizes of the towers from ``embed_dim``, ``image`` and ``text`` of a section."""
+    if "patch_size" in config.image:
+        image = ViTConfig(**config.image)
+    else:
+        image = ResNetConfig(**(dict(config.image) | {"layers": tuple(config.image.layers)}))
     return CLIPConfig(
         embed_dim=config.embed_dim,
-        image=ViTConfig(**config.image),
+        image=image,
         text=TextConfig(**config.text),
     )
 

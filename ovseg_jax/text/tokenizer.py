@@ -23,6 +23,7 @@ CLIP_CONTEXT = 77
 WORD_CONTEXT = 28
 
 _PAD, _UNKNOWN, _START, _END = "<pad>", "<unknown>", "<start>", "<end>"
+_LETTERS = "etaoinshrdlcumwfgypbvkjxqz0123456789"
 _WORD_FILE = "tokenizer.json"
 _CLIP_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
 _CLIP_FOLDER = Path(__file__).parent / "clip_bpe"
@@ -75,6 +76,19 @@ class WordTokenizer:
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
         tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        return cls(tokenizer, context)
+
+    @classmethod
+    def from_letters(cls, vocab_size: int, context: int = WORD_CONTEXT) -> "WordTokenizer":
+        """Builds a stand-in of one id per letter or digit, the most frequent where few fit."""
+        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+        letters = _LETTERS[: max(vocab_size - 4, 0)]
+        tokens = [_PAD, _UNKNOWN, _START, *letters, _END]
+        vocabulary = {token: i for i, token in enumerate(tokens)}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
         return cls(tokenizer, context)
 
     @classmethod
@@ -161,6 +175,11 @@ class ClipTokenizer:
         return _rows(ids, self.context, self.end)
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds the files of CLIP's byte pairs."""
+    return all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
+
+
 def copy_tokenizer(spec: str | Path, folder: str | Path) -> None:
     """Copies the files of a tokenizer ('clip' or a folder) into a model's folder."""
     source = _CLIP_FOLDER if str(spec) == PACKAGED_CLIP else Path(spec)
@@ -183,7 +202,7 @@ def load_tokenizer(spec: str | Path, context: int | None = None) -> Tokenizer:
     if str(spec) == PACKAGED_CLIP:
         return ClipTokenizer(None, context or CLIP_CONTEXT)
     folder = Path(spec)
-    if folder.is_dir() and (folder / "merges.txt").is_file():
+    if has_tokenizer(folder):
         return ClipTokenizer(folder, context or CLIP_CONTEXT)
     if folder.is_file() or (folder / _WORD_FILE).is_file():
         return WordTokenizer.load(folder, context or WORD_CONTEXT)

@@ -101,7 +101,7 @@ class Throughput:
         return rate
 
 
-def progress_bar(total: int, initial: int = 0, label: str = "train"):
+def progress_bar(total: int, initial: int = 0, label: str = "train", unit: str = "step"):
     """A progress bar on standard error, on the first process only."""
     from tqdm import tqdm
 
@@ -109,7 +109,8 @@ def progress_bar(total: int, initial: int = 0, label: str = "train"):
         total=total,
         initial=initial,
         desc=label,
-        unit="step",
+        unit=unit,
+        unit_scale=unit == "B",
         dynamic_ncols=True,
         file=sys.stderr,
         disable=jax.process_index() != 0,

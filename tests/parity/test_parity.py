@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ovseg_jax import cli
 from ovseg_jax.errors import UserError
 from ovseg_jax.parity import runner
 
@@ -47,7 +48,7 @@ def test_a_wrong_value_fails(tmp_path, capsys):
     def change(arrays):
         arrays["out/text_raw"][0, 0] += 0.01
 
-    assert runner.main([str(altered(tmp_path, change)), str(SMALL)]) == 1
+    assert cli.main(["parity", str(altered(tmp_path, change)), str(SMALL)]) == 1
     printed = capsys.readouterr().out
     assert "2 files, 6 quantities, 1 failed" in printed
     assert [line for line in printed.splitlines() if "out/text_raw" in line and "NO" in line]
