@@ -92,8 +92,18 @@ def _add_segment(commands) -> None:
         epilog=_SEGMENT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("pictures", nargs="+", metavar="PICTURE", help="PNG, JPEG, WebP, TIFF, …")
-    command.add_argument("--words", required=True, help='the classes: "cat; dog; grass, lawn"')
+    command.add_argument(
+        "pictures",
+        nargs="+",
+        metavar="PICTURE",
+        help='files, folders, patterns ("photos/**/*.jpg"), or - for a list on standard input',
+    )
+    classes = command.add_mutually_exclusive_group(required=True)
+    classes.add_argument("--words", help='the classes: "cat; dog; grass, lawn"')
+    classes.add_argument("--words-file", metavar="FILE", help="the classes, one in each line")
+    classes.add_argument(
+        "--vocabulary", metavar="NAME", help="those of a packaged label space (ade150, voc20, …)"
+    )
     command.add_argument(
         "--model", required=True, help="folder of a run or of a converted model, or a packaged name"
     )
@@ -155,25 +165,46 @@ def _add_parity(commands) -> None:
 
 
 def _segment(arguments: argparse.Namespace) -> int:
-    from ovseg_jax.pictures import read_picture  # heavy imports: not for --help and --version
-    from ovseg_jax.predict import load
-    from ovseg_jax.text.label_space import from_words
+    from tqdm import tqdm  # heavy imports: not for --help and --version
 
-    from_words(arguments.words)  # a mistake in the words should not wait for the model
+    from ovseg_jax.pictures import find_pictures, read_picture
+    from ovseg_jax.predict import load
+
+    # Mistakes in the words and places should not wait for the model.
+    space = _label_space(arguments)
+    paths = find_pictures(_listed(arguments.pictures))
     segmenter = load(arguments.model)
     failures = 0
-    for path, stem in zip(arguments.pictures, _stems(arguments.pictures), strict=True):
+    # No bar for a single picture, nor where nobody watches.
+    bar = tqdm(paths, unit="picture", disable=True if len(paths) == 1 else None)
+    for path, stem in zip(bar, _stems(paths), strict=True):
         try:
             picture = read_picture(path)
         except UserError as error:
             _complain(error)
             failures += 1
             continue
-        result = segmenter.segment(picture, arguments.words, arguments.template)
+        result = segmenter.segment(picture, space, arguments.template)
         saved = result.save(arguments.output, stem)
         found = ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.areas().items())
-        print(f"{path}: {found} -> {saved['overlay']}")
+        tqdm.write(f"{path}: {found} -> {saved['overlay']}")
     return 1 if failures else 0
+
+
+def _label_space(arguments: argparse.Namespace):
+    from ovseg_jax.text import label_space
+
+    if arguments.vocabulary:
+        return label_space.load_label_space(arguments.vocabulary)
+    if arguments.words_file:
+        return label_space.read_words(arguments.words_file)
+    return label_space.from_words(arguments.words)
+
+
+def _listed(places: Sequence[str]) -> list[str]:
+    """The places, with the lines of standard input for '-'."""
+    lists = (sys.stdin.read().splitlines() if place == "-" else [place] for place in places)
+    return [line.strip() for lines in lists for line in lines if line.strip()]
 
 
 def _stems(paths: Sequence[str]) -> list[str]:

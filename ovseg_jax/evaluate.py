@@ -56,7 +56,7 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "lat
         result["training_free"] = before
     if jax.process_index() == 0:
         space = load_label_space(config.vocabulary.label_space)
-        names = class_names(space)
+        names = space.unique_names
         path = write_result(workdir, result)
         title = f"{config.system.name} on {config.vocabulary.label_space}"
         page = write_report(workdir / "report", result, shown, names, space.unseen, title)
@@ -273,23 +273,14 @@ def _example(canvas: Canvas, label: np.ndarray, prediction: jax.Array, model: Mo
 def _scores(matrix: np.ndarray, label_space: LabelSpace) -> dict:
     iou = 100 * mmseg.scores(matrix)["IoU"]
     means = zero_shot.seen_unseen(matrix, label_space.seen, label_space.unseen)
-    return means | {"IoU": dict(zip(class_names(label_space), map(float, iou), strict=True))}
-
-
-def class_names(label_space: LabelSpace) -> tuple[str, ...]:
-    """Names for tables, told apart by a number where a data set has two classes of one name."""
-    names = label_space.display_names
-    return tuple(
-        name if name not in names[:index] else f"{name} ({1 + names[:index].count(name)})"
-        for index, name in enumerate(names)
-    )
+    return means | {"IoU": dict(zip(label_space.unique_names, map(float, iou), strict=True))}
 
 
 def _protocol(label_space: LabelSpace, protocol: Protocol) -> dict:
     return {
         "label_space": label_space.name,
         "queries": [", ".join(words) for words in label_space.classes],
-        "unseen": [class_names(label_space)[index] for index in label_space.unseen],
+        "unseen": [label_space.unique_names[index] for index in label_space.unseen],
         "ignore_label": label_space.ignore_label,
         "short_side": protocol.short_side,
         "crop": protocol.crop,

@@ -1,6 +1,9 @@
 """Pictures of every common kind as RGB arrays of 8 bits."""
 
+import glob
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -10,7 +13,35 @@ from ovseg_jax.errors import UserError
 # Of 8-bit RGB pixels, as CLIP was trained with.
 CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)
 CLIP_STD = (68.5005327, 66.6321579, 70.32316305)
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # PIL's grey pictures of 16 bits
+
+
+def find_pictures(places: Iterable[str]) -> list[str]:
+    """Lists pictures, in the order of the places.
+
+    Args:
+      places: files, as they are; folders, for the pictures in them by name; patterns such as
+        "photos/**/*.jpg", for what they match.
+
+    Raises:
+      UserError: a folder or a pattern without pictures, or none at all.
+    """
+    found: list[str] = []
+    for place in places:
+        path = Path(place)
+        if path.is_dir():
+            files = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        elif not path.exists() and glob.has_magic(place):
+            files = sorted(glob.glob(place, recursive=True))
+        else:
+            files = [place]
+        if not files:
+            raise UserError(f"no picture in {place}; known kinds are {' '.join(SUFFIXES)}.")
+        found += files
+    if not found:
+        raise UserError("no pictures given; name files, folders or patterns.")
+    return found
 
 
 def read_picture(source: str | os.PathLike | np.ndarray | Image.Image) -> np.ndarray:

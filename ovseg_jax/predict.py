@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,14 @@ from PIL import Image
 from ovseg_jax import models
 from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write_all
-from ovseg_jax.inference import Model, Protocol, encode_vocabulary, lay_on_canvas, segment_canvases
+from ovseg_jax.inference import (
+    Canvas,
+    Model,
+    Protocol,
+    encode_vocabulary,
+    lay_on_canvas,
+    segment_canvases,
+)
 from ovseg_jax.pictures import read_picture
 from ovseg_jax.report.colors import label_png, png
 from ovseg_jax.report.overlay import overlay, present_classes
@@ -33,6 +40,7 @@ Picture = str | os.PathLike | np.ndarray | Image.Image
 
 _ROWS = 16  # vocabularies are padded to a multiple of this many queries
 _KEPT_VOCABULARIES = 32
+_BATCH = 8  # pictures of one canvas shape that go through the network together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Segmentation:
     Attributes:
       image: uint8 [H, W, 3], RGB.
       labels: int32 [H, W], indices into `names`.
-      names: the first word of each class.
+      names: the classes, each by its first word.
       scores: float32 [H, W, len(names)] where asked for; the best of a class's synonyms.
     """
 
@@ -123,7 +131,7 @@ class Segmenter:
     def segment(
         self,
         pictures: Picture | Sequence[Picture],
-        words: str | Sequence[str],
+        words: str | Sequence[str] | LabelSpace,
         templates: str | Sequence[str] | None = None,
         scores: bool = False,
     ) -> Segmentation | list[Segmentation]:
@@ -132,7 +140,7 @@ class Segmenter:
         Args:
           pictures: a file, a PIL picture or an array (see `pictures.read_picture`), or a list.
           words: "cat; grass, lawn" or ["cat", "grass, lawn"]: classes apart by ';', synonyms
-            by ','.
+            by ','; or a label space.
           templates: prompts with a {} for the name, or a name of `text.templates`; the model's
             own if not given.
           scores: whether to return the scores too.
@@ -145,11 +153,11 @@ class Segmenter:
         """
         if isinstance(templates, str):
             templates = load_templates(templates)
-        space = from_words(words)
+        space = words if isinstance(words, LabelSpace) else from_words(words)
         vocabulary = self._vocabulary(space.classes, tuple(templates or self.templates))
         if isinstance(pictures, list | tuple):
-            return [self._segment(picture, space, vocabulary, scores) for picture in pictures]
-        return self._segment(pictures, space, vocabulary, scores)
+            return self._segment(pictures, space, vocabulary, scores)
+        return self._segment([pictures], space, vocabulary, scores)[0]
 
     def _build_vocabulary(
         self, classes: tuple[tuple[str, ...], ...], templates: tuple[str, ...]
@@ -174,16 +182,40 @@ class Segmenter:
                 )
 
     def _segment(
-        self, picture: Picture, space: LabelSpace, vocabulary: Vocabulary, scores: bool
-    ) -> Segmentation:
-        image = read_picture(picture)
-        height, width = image.shape[:2]
-        canvas = lay_on_canvas(image, self.protocol)
-        labels, rows = segment_canvases(self.model, vocabulary, [canvas], self.protocol, scores)
-        labels = np.asarray(labels[0])[:height, :width]
-        if rows is not None:
-            rows = _per_class(np.asarray(rows[0])[:height, :width], vocabulary, len(space))
-        return Segmentation(image, labels, space.names, rows)
+        self, pictures: Sequence[Picture], space: LabelSpace, vocabulary: Vocabulary, scores: bool
+    ) -> list[Segmentation]:
+        images = [read_picture(picture) for picture in pictures]
+        canvases = [lay_on_canvas(image, self.protocol) for image in images]
+        found: dict[int, Segmentation] = {}
+        for group in _alike(canvases):
+            labels, rows = segment_canvases(
+                self.model, vocabulary, [canvases[i] for i in group], self.protocol, scores
+            )
+            for place, i in enumerate(group):
+                height, width = images[i].shape[:2]
+                own = np.asarray(labels[place])[:height, :width]
+                row = None
+                if rows is not None:
+                    row = np.asarray(rows[place])[:height, :width]
+                    row = _per_class(row, vocabulary, len(space))
+                found[i] = Segmentation(images[i], own, space.unique_names, row)
+        return [found[i] for i in range(len(images))]
+
+
+def _alike(canvases: Sequence[Canvas]) -> Iterator[list[int]]:
+    """Positions of canvases that go through the network together.
+
+    Groups have `_BATCH` members or one, so that no other number of pictures is compiled.
+    """
+    by_shape: dict[tuple, list[int]] = {}
+    for i, canvas in enumerate(canvases):
+        by_shape.setdefault((canvas.pixels.shape, canvas.label_shape), []).append(i)
+    for members in by_shape.values():
+        whole = len(members) - len(members) % _BATCH
+        for start in range(0, whole, _BATCH):
+            yield members[start : start + _BATCH]
+        for i in members[whole:]:
+            yield [i]
 
 
 def _per_class(scores: np.ndarray, vocabulary: Vocabulary, count: int) -> np.ndarray:

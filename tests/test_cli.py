@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -112,3 +113,23 @@ def test_help_does_not_wait_for_jax():
     code = "import sys, ovseg_jax.cli; print('jax' in sys.modules, 'PIL' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == ["False", "False"]
+
+
+def test_pictures_and_words_from_lists(model_folder, pictures, tmp_path, monkeypatch):  # noqa: F811
+    words = tmp_path / "words.txt"
+    words.write_text("red\ngreen, blue\n\nwhite\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(pictures) + "\n"))
+    arguments = ["segment", "-", f"--words-file={words}", f"--model={model_folder}"]
+    assert cli.main([*arguments, f"--output={tmp_path / 'out'}"]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 6
+    names = json.loads((tmp_path / "out/p0.json").read_text())["names"]
+    assert names == ["red", "green", "white"]
+
+
+def test_a_packaged_vocabulary(model_folder, pictures, tmp_path, capsys):  # noqa: F811
+    arguments = ["segment", pictures[0], f"--model={model_folder}", "--vocabulary=ade15"]
+    assert cli.main(arguments) == 1
+    assert "did you mean 'ade150'" in capsys.readouterr().err
+    missing = ["segment", pictures[0], f"--model={model_folder}", "--words-file=nowhere.txt"]
+    assert cli.main(missing) == 1
+    assert "cannot read the words in nowhere.txt" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from PIL import Image
 from ovseg_jax import files, inference, models, predict
 from ovseg_jax.errors import UserError
 from ovseg_jax.inference import Protocol
-from ovseg_jax.pictures import read_picture
+from ovseg_jax.pictures import find_pictures, read_picture
 from ovseg_jax.predict import Segmenter, load
 from ovseg_jax.weights import save_weights
 
@@ -232,3 +232,27 @@ def test_template_names(segmenter):
     image, label = scene(20, 20)
     assert np.array_equal(segmenter.segment(image, WORDS, "the {}").labels, label)
     assert np.array_equal(segmenter.segment(image, WORDS, ["a {}", "the {}"]).labels, label)
+
+
+def test_many_pictures_of_several_sizes_come_back_in_order(segmenter):
+    sizes = [(40, 40), (70, 30), *[(40 + i, 38) for i in range(9)]]
+    pictures = [scene(*size, seed=i)[0] for i, size in enumerate(sizes)]
+    together = segmenter.segment(pictures, WORDS, scores=True)
+    for picture, result in zip(pictures, together, strict=True):
+        alone = segmenter.segment(picture, WORDS, scores=True)
+        assert np.array_equal(result.image, picture)
+        assert np.array_equal(result.labels, alone.labels)
+        np.testing.assert_allclose(result.scores, alone.scores, atol=1e-5)
+
+
+def test_find_pictures(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("b.png", "a.JPG", "notes.txt", "deep/c.webp"):
+        (tmp_path / name).touch()
+    folder = str(tmp_path)
+    assert find_pictures([folder]) == [f"{folder}/a.JPG", f"{folder}/b.png"]
+    assert find_pictures([f"{folder}/**/*.webp", "x.png"]) == [f"{folder}/deep/c.webp", "x.png"]
+    with pytest.raises(UserError, match=r"no picture in .*\*\.gif"):
+        find_pictures([f"{folder}/*.gif"])
+    with pytest.raises(UserError, match="no pictures given"):
+        find_pictures([])

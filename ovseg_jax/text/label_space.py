@@ -79,6 +79,15 @@ class LabelSpace:
         """The data set's own class names, for tables and legends."""
         return self.canonical or self.names
 
+    @property
+    def unique_names(self) -> tuple[str, ...]:
+        """Display names, told apart by a number where a data set has two classes of one name."""
+        names = self.display_names
+        return tuple(
+            name if name not in names[:index] else f"{name} ({1 + names[:index].count(name)})"
+            for index, name in enumerate(names)
+        )
+
     def subset(self, which: str) -> tuple[int, ...]:
         """Returns class indices in ascending order.
 
@@ -158,6 +167,20 @@ def from_words(words: str | Sequence[str], name: str = "words") -> LabelSpace:
     space = LabelSpace(name, tuple(classes))
     _check_unique(space)
     return space
+
+
+def read_words(path: str | Path) -> LabelSpace:
+    """Reads a user's own words from a file: a class in each line, synonyms by ','.
+
+    Raises:
+      UserError: as `from_words`, or the file cannot be read.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError(f"cannot read the words in {path} ({reason}); check the file.") from error
+    return from_words(lines, Path(path).stem)
 
 
 def _check_unique(space: LabelSpace) -> None:

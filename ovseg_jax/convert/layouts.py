@@ -1,0 +1,150 @@
+"""The foreign layouts that are known, and what a checkpoint in one of them becomes."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ovseg_jax.convert.clip import CLIP_MAP, CLIP_RESNET_MAP, clip_config
+from ovseg_jax.convert.clip_hf import CLIP_HF_MAP, clip_hf_config
+from ovseg_jax.convert.name_map import NameMap
+from ovseg_jax.errors import UserError
+from ovseg_jax.networks.clip import CLIPConfig
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint, read but not interpreted.
+
+    Attributes:
+      tensors: by name.
+      description: what config.json or open_clip_config.json beside it says; {} without one.
+      activation: of the transformers, where the user gave it; '' otherwise.
+    """
+
+    tensors: Tensors
+    description: Mapping
+    activation: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A way of naming a system's tensors.
+
+    Attributes:
+      name: for messages and model.json.
+      system: our system that the tensors become.
+      signature: names that a checkpoint in this layout has.
+      name_map: their names to ours.
+      config: sizes of the towers.
+      prefix: of the text tower's names, which are otherwise as without it.
+    """
+
+    name: str
+    system: str
+    signature: tuple[str, ...]
+    name_map: NameMap
+    config: Callable[[Source], CLIPConfig]
+    prefix: str = ""
+
+    def fits(self, tensors: Tensors) -> bool:
+        """Whether all names of the signature are there."""
+        return all(name in tensors for name in self.signature)
+
+    def strip(self, tensors: Tensors) -> Tensors:
+        """The tensors without the layout's prefix."""
+        return {name.removeprefix(self.prefix): array for name, array in tensors.items()}
+
+    def unstrip(self, tensors: Tensors) -> Tensors:
+        """Inverse of `strip`."""
+        if not self.prefix:
+            return tensors
+        return {
+            name if name.startswith("visual.") or name == "logit_scale" else self.prefix + name: a
+            for name, a in tensors.items()
+        }
+
+
+def _openai_config(source: Source) -> CLIPConfig:
+    activation = source.activation or _told_activation(source)
+    tower = dict(activation=activation)
+    return clip_config(source.tensors, image=tower, text=tower)
+
+
+def _told_activation(source: Source) -> str:
+    """The activation, as far as the files tell: the tensors do not."""
+    if "input_resolution" in source.tensors:  # only OpenAI's own archives hold it
+        return "quick_gelu"
+    if "model_cfg" in source.description:  # open_clip_config.json
+        return "quick_gelu" if source.description["model_cfg"].get("quick_gelu") else "gelu"
+    raise UserError(
+        "the checkpoint does not tell its activation; add --activation=quick_gelu for OpenAI's "
+        "weights and others trained with QuickGELU, --activation=gelu for the other OpenCLIP ones."
+    )
+
+
+def _hf_config(source: Source) -> CLIPConfig:
+    if "vision_config" not in source.description:
+        raise UserError(
+            "the checkpoint has the names of transformers, whose sizes stand in config.json; "
+            "give the folder that holds both."
+        )
+    return clip_hf_config(source.description)
+
+
+_TEXT = ("token_embedding.weight", "text_projection", "logit_scale")
+LAYOUTS = (
+    Layout(
+        "CLIP, OpenAI and OpenCLIP",
+        "clip",
+        ("visual.proj", "visual.class_embedding", *_TEXT),
+        CLIP_MAP,
+        _openai_config,
+    ),
+    Layout(
+        "CLIP with a ResNet, OpenAI and OpenCLIP",
+        "clip",
+        ("visual.attnpool.positional_embedding", *_TEXT),
+        CLIP_RESNET_MAP,
+        _openai_config,
+    ),
+    Layout(
+        "CLIP with a text tower of its own, OpenCLIP",
+        "clip",
+        ("visual.proj", "text.token_embedding.weight", "text.text_projection", "logit_scale"),
+        CLIP_MAP,
+        _openai_config,
+        prefix="text.",
+    ),
+    Layout(
+        "CLIP, Hugging Face",
+        "clip",
+        ("vision_model.embeddings.class_embedding", "visual_projection.weight", "logit_scale"),
+        CLIP_HF_MAP,
+        _hf_config,
+    ),
+)
+
+
+def find_layout(tensors: Tensors, origin: str) -> Layout:
+    """The layout of a checkpoint, by the names of its tensors.
+
+    Raises:
+      UserError: it is in none of `LAYOUTS`.
+    """
+    for layout in LAYOUTS:
+        if layout.fits(tensors):
+            return layout
+    known = "; ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
+    first = ", ".join(list(tensors)[:3])
+    raise UserError(
+        f"{origin} is in no layout that is known here ({len(tensors)} tensors, first {first}); "
+        f"known are: {known}."
+    )
+
+
+def layout_named(name: str) -> Layout:
+    """The layout that a converted model came from."""
+    return next(layout for layout in LAYOUTS if layout.name == name)
