@@ -60,10 +60,9 @@ def main() -> None:
         seconds = time.perf_counter() - start
         megabytes = source.stat().st_size / MIB
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"\n| checkpoint | file MiB | seconds | peak MiB | peak / file |\n|---|---|---|---|---|")
-    print(
-        f"| {size}, float16 | {megabytes:.0f} | {seconds:.1f} | {peak:.0f} | {peak / megabytes:.2f} |"
-    )
+    print("\n| checkpoint | file MiB | seconds | peak MiB | peak / file |\n|---|---|---|---|---|")
+    row = (f"{size}, float16", f"{megabytes:.0f}", f"{seconds:.1f}", f"{peak:.0f}")
+    print(f"| {' | '.join(row)} | {peak / megabytes:.2f} |")
 
 
 if __name__ == "__main__":

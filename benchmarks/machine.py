@@ -106,7 +106,7 @@ def device_memory() -> float | None:
 
 
 # All names of COCO-Stuff (the inductive recipe has 156 of them compete), the seen ones of the demo.
-CLASSES = {"real": 171, "demo": 88}
+CLASSES = {"real": 171, "demo": 56}
 
 
 def load_recipe(size: str, overrides: Sequence[str] = ()) -> ConfigDict:
