@@ -1,7 +1,6 @@
 """The evaluation loops: pixels of a segmenter, ranks of an image-text model."""
 
 import functools
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from ovseg_jax.inference import Canvas, Model, Protocol, lay_on_canvas, segment_
 from ovseg_jax.metrics import mmseg, zero_shot
 from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix
 from ovseg_jax.ops.images import normalize
-from ovseg_jax.params import Flat
+from ovseg_jax.params import digest
 from ovseg_jax.report.html import Example, write_report
 from ovseg_jax.text.label_space import LabelSpace, load_label_space
 from ovseg_jax.text.templates import load_templates
@@ -129,16 +128,6 @@ def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, list[Example
         "weights": digest(model.params),
     }
     return result, shown
-
-
-def digest(params: Flat) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of all parameters with their paths."""
-    sha = hashlib.sha256()
-    for path, value in sorted(params.items()):
-        value = np.asarray(value)
-        sha.update(f"{path} {value.dtype} {value.shape} ".encode())
-        sha.update(value.tobytes())
-    return sha.hexdigest()[:16]
 
 
 def clip_encoders(model: Model) -> tuple[Encode, Encode]:

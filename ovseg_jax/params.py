@@ -5,10 +5,12 @@ on flat dictionaries whose keys are '/'-joined parameter paths. A module is put 
 inside a jitted function.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 Flat = dict[str, Any]
@@ -70,3 +72,13 @@ def initialize(create: Callable[[nnx.Rngs], nnx.Module], seed: int) -> tuple[Fla
         return split_model(create(nnx.Rngs(key)))[1:]
 
     return init(jax.random.key(seed))
+
+
+def digest(params: Mapping[str, Any]) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of all parameters with their paths."""
+    sha = hashlib.sha256()
+    for path, value in sorted(params.items()):
+        value = np.asarray(value)
+        sha.update(f"{path} {value.dtype} {value.shape} ".encode())
+        sha.update(value.tobytes())
+    return sha.hexdigest()[:16]

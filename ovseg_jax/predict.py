@@ -27,9 +27,11 @@ from ovseg_jax.inference import (
     lay_on_canvas,
     segment_canvases,
 )
+from ovseg_jax.params import digest
 from ovseg_jax.pictures import read_picture
 from ovseg_jax.report.colors import label_png, png
 from ovseg_jax.report.overlay import overlay, present_classes
+from ovseg_jax.text.embedding_cache import cache_folder, remembering
 from ovseg_jax.text.label_space import LabelSpace, from_words
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -111,7 +113,12 @@ class Segmenter:
     """A loaded model; keeps compiled programs and vocabularies between calls."""
 
     def __init__(
-        self, model: Model, tokenizer: Tokenizer, templates: Sequence[str], protocol: Protocol
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        templates: Sequence[str],
+        protocol: Protocol,
+        cache: Path | None = None,
     ):
         """See `load`.
 
@@ -120,11 +127,13 @@ class Segmenter:
           tokenizer: the one it was trained with.
           templates: prompts, where a call gives none.
           protocol: sizes and windows.
+          cache: folder that keeps text embeddings between processes; None = they are not kept.
         """
         self.model = model
         self.tokenizer = tokenizer
         self.templates = tuple(templates)
         self.protocol = protocol
+        self.cache = cache
         # Kept per instance: a cache on the method would keep models alive.
         self._vocabulary = functools.lru_cache(_KEPT_VOCABULARIES)(self._build_vocabulary)
 
@@ -163,13 +172,20 @@ class Segmenter:
         self, classes: tuple[tuple[str, ...], ...], templates: tuple[str, ...]
     ) -> Vocabulary:
         self._check_words(classes)
+        encode = functools.partial(encode_vocabulary, self.model)
+        if self.cache is not None:
+            encode = remembering(encode, self._digest, self.cache)
         return build_vocabulary(
-            functools.partial(encode_vocabulary, self.model),
+            encode,
             self.tokenizer,
             LabelSpace("words", classes),
             templates,
             pad_to_multiple=_ROWS,
         )
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return digest({**self.model.params, **self.model.state})
 
     def _check_words(self, classes: tuple[tuple[str, ...], ...]) -> None:
         """A closed tokenizer reads every foreign word as the same one: no answer is better."""
@@ -247,4 +263,5 @@ def load(path: str | os.PathLike) -> Segmenter:
         load_tokenizer(folder, config.system.clip.text.context),
         load_templates(config.vocabulary.templates),
         Protocol.from_config(config.eval),
+        cache=cache_folder(),
     )

@@ -13,6 +13,14 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_embeddings_from_before(tmp_path_factory):
+    """Text embeddings are kept between processes; here each session begins without any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of recorded arrays."""

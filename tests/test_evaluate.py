@@ -17,6 +17,7 @@ from ovseg_jax.evaluate import (
     write_result,
 )
 from ovseg_jax.inference import Protocol, segment
+from ovseg_jax.params import digest
 from ovseg_jax.text.label_space import LabelSpace
 
 SPACE = LabelSpace("colours", tuple((name,) for name in NAMES), seen=(0, 1), unseen=(2, 3))
@@ -186,13 +187,13 @@ def test_evaluating_a_run_leaves_its_result_and_report(tmp_path, monkeypatch):
     assert saved["retrieval"]["pictures"] == saved["zero_shot"]["pictures"] == 5
     assert saved["training_free"]["IoU"] == saved["IoU"]  # the system is the read-out itself
     assert saved["protocol"]["templates"] == ["a photo of a {}"]
-    assert saved["protocol"]["weights"] == evaluate.digest(model.params)
+    assert saved["protocol"]["weights"] == digest(model.params)
     assert len(list((tmp_path / "report/pictures").iterdir())) == 2 * 3
     assert "striped star" in (tmp_path / "report/index.html").read_text()
 
 
 def test_the_digest_sees_every_change():
     params = {"a": np.zeros(3, np.float32), "b": np.zeros((), np.float32)}
-    assert evaluate.digest(params) == evaluate.digest(dict(reversed(params.items())))
+    assert digest(params) == digest(dict(reversed(params.items())))
     for changed in ({"c": params["b"]}, {"a": np.zeros((3, 1), np.float32)}, {"b": np.float32(1)}):
-        assert evaluate.digest(params | changed) != evaluate.digest(params)
+        assert digest(params | changed) != digest(params)

@@ -256,3 +256,13 @@ def test_find_pictures(tmp_path):
         find_pictures([f"{folder}/*.gif"])
     with pytest.raises(UserError, match="no pictures given"):
         find_pictures([])
+
+
+def test_embeddings_outlive_the_segmenter(segmenter, tmp_path):
+    segmenter.cache = tmp_path
+    first = segmenter._vocabulary((("red",), ("green",)), ("a {}",))
+    (file,) = tmp_path.iterdir()
+    np.save(file, 7 * np.load(file))
+    segmenter._vocabulary.cache_clear()
+    again = segmenter._vocabulary((("red",), ("green",)), ("a {}",))
+    np.testing.assert_array_equal(again.embeddings, 7 * np.asarray(first.embeddings))
