@@ -49,6 +49,8 @@ FOLDER_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
 # Far beyond real checkpoints; only entries within themselves or shared a thousand times get there.
 MAX_DEPTH, MAX_ENTRIES, MAX_NAME = 64, 300_000, 500
@@ -92,8 +94,8 @@ Keys = tuple[str, ...]
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads the weights of a file, of a Hugging Face folder or of the index of a sharded model.
 
-    Of a folder the first of model.safetensors, model.safetensors.index.json, pytorch_model.bin and
-    pytorch_model.bin.index.json is read. In PyTorch files and pickles the weights are chosen so:
+    Of a folder the first of `FOLDER_FILES` is read. In PyTorch files and pickles the weights are
+    chosen so:
 
     1. A weight is a tensor that is reached from the root through dictionaries whose keys are all
        text, or through TorchScript modules; its name is the keys, joined with dots. Dictionaries

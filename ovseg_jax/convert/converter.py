@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ovseg_jax import models
-from ovseg_jax.convert.checkpoint_files import read_checkpoint, strip_prefix
+from ovseg_jax.convert.checkpoint_files import FOLDER_FILES, read_checkpoint, strip_prefix
 from ovseg_jax.convert.layouts import Source, find_layout, layout_named
 from ovseg_jax.errors import UserError
 from ovseg_jax.networks.clip import CLIPConfig
@@ -24,7 +24,8 @@ from ovseg_jax.weights import load_model_json, load_weights, save_weights
 
 _CLIP_VOCABULARY = 49408
 _DESCRIPTIONS = ("open_clip_config.json", "config.json")
-_HUB_FILES = ("*.json", "*.txt", "*.safetensors", "*.bin", "*.pt", "README.md")
+# The second kind of weights is fetched only where the first is missing.
+_HUB_FILES = (("*.json", "*.txt", "README.md", "*.safetensors"), ("*.bin",))
 _NO_TOKENIZER = (
     "the checkpoint came without its tokenizer, and its vocabulary is not CLIP's; letters stand in "
     "for it, so names mean nothing to the model: put vocab.json and merges.txt beside the "
@@ -160,7 +161,11 @@ def locate(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=list(_HUB_FILES)))
+        for patterns in _HUB_FILES:
+            folder = Path(snapshot_download(source, allow_patterns=list(patterns)))
+            if any((folder / name).is_file() for name in FOLDER_FILES):
+                break
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(

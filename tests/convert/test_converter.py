@@ -1,7 +1,10 @@
 """Whole conversions, of real files."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +96,26 @@ def test_the_tokenizer_beside_the_weights_comes_along(tmp_path, hf_folder):
     convert(str(hf_folder), tmp_path / "model")
     assert (tmp_path / "model" / "merges.txt").is_file()
     assert "warning" not in load_model_json(tmp_path / "model")["notes"]
+
+
+def test_a_name_on_the_hub_comes_from_its_cache(tmp_path, hf_folder):
+    cache = tmp_path / "hub" / "models--somebody--tiny-clip"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("0123abcd")
+    (cache / "snapshots").mkdir()
+    hf_folder.rename(cache / "snapshots" / "0123abcd")
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+
+    def run(name):
+        command = [sys.executable, "-m", "ovseg_jax.convert", name, str(tmp_path / "model")]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert run("somebody/tiny-clip").returncode == 0
+    notes = load_model_json(tmp_path / "model")["notes"]
+    assert notes["source"] == "somebody/tiny-clip"
+    failed = run("somebody/else")
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1
+    assert "could it be fetched from the hub" in failed.stderr
 
 
 def test_mistakes(tmp_path, hf_folder):
