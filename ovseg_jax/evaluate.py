@@ -1,5 +1,6 @@
 """The evaluation loops: pixels of a segmenter, ranks of an image-text model."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -271,10 +272,7 @@ def _protocol(label_space: LabelSpace, protocol: Protocol) -> dict:
         "queries": [", ".join(words) for words in label_space.classes],
         "unseen": [label_space.unique_names[index] for index in label_space.unseen],
         "ignore_label": label_space.ignore_label,
-        "short_side": protocol.short_side,
-        "crop": protocol.crop,
-        "stride": protocol.stride,
-        "flip": protocol.flip,
+        **dataclasses.asdict(protocol),
         "absent_classes": "mmseg: 0/0 is left out of the means, predicted but never labelled is 0",
     }
 
@@ -349,29 +347,34 @@ def evaluate_zero_shot(
 ) -> dict:
     """Names the one object of each picture.
 
+    The names of the objects compete: a picture also shows what the object lies on, and with all
+    names in the list that is a true answer as well.
+
     Args:
       encode_image: as in `evaluate_retrieval`.
-      vocabulary: the names that compete.
+      vocabulary: the names.
       batches: `image` and `class_id` int [B]; examples whose `valid` is False are left out.
       unseen: classes whose accuracy is given apart too.
 
     Returns:
-      Percentages `accuracy`, `accuracy_unseen` (NaN without such pictures), and `pictures`.
+      Percentages `accuracy`, `accuracy_unseen` (NaN without such pictures) and, with all names in
+      the list, `accuracy_all_names`; `pictures`.
     """
     ids = np.asarray(vocabulary.class_ids)
-    rows = np.asarray(vocabulary.embeddings)[ids >= 0]
-    hits, truths = [], []
+    rows, ids = np.asarray(vocabulary.embeddings)[ids >= 0], ids[ids >= 0]
+    scores, truths = [], []
     for batch in batches:
         valid = np.asarray(batch.get("valid", np.ones(len(batch["image"]), bool)))
-        scores = _unit(encode_image(batch["image"])) @ rows.T  # [B, N]
-        truth = np.asarray(batch["class_id"])
-        hits.append((ids[ids >= 0][scores.argmax(axis=1)] == truth)[valid])
-        truths.append(truth[valid])
-    hit, truth = np.concatenate(hits), np.concatenate(truths)
+        scores.append((_unit(encode_image(batch["image"])) @ rows.T)[valid])  # [B, N]
+        truths.append(np.asarray(batch["class_id"])[valid])
+    scores, truth = np.concatenate(scores), np.concatenate(truths)
+    objects = np.isin(ids, truth)
+    hit = ids[objects][scores[:, objects].argmax(axis=1)] == truth
     new = np.isin(truth, unseen)
     return {
         "accuracy": 100 * float(hit.mean()),
         "accuracy_unseen": 100 * float(hit[new].mean()) if new.any() else float("nan"),
+        "accuracy_all_names": 100 * float((ids[scores.argmax(axis=1)] == truth).mean()),
         "pictures": len(hit),
     }
 

@@ -9,7 +9,12 @@ other names within the padded vocabulary, compiles nothing anew.
 The protocol is mmsegmentation's (`slide` and `whole` modes): scores of overlapping windows are
 averaged, resized bilinearly to the original size, and only then compared. One deviation: there a
 picture smaller than the window goes through the network at its own size; here it is padded with
-the mean colour to the window, because most networks have one input size.
+the mean colour to the window, because most networks have one input size. `Protocol.patch` has it
+as the references do.
+
+What training-free methods do to scores comes in their order: refinement at the original size,
+softmax over all queries (synonyms are queries of their own, and the best one speaks for its class),
+the rule about small areas, the threshold of the background.
 """
 
 import dataclasses
@@ -23,7 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ovseg_jax.errors import UserError
 from ovseg_jax.ops.images import normalize
+from ovseg_jax.ops.pamr import pamr
 from ovseg_jax.ops.resize import traced_bilinear_matrix
 from ovseg_jax.ops.windows import num_windows, window_exists, window_starts
 from ovseg_jax.params import Flat, merge_model, split_model
@@ -34,6 +41,7 @@ Pair = tuple[int, int]  # height, width
 _WINDOW_BATCH = 16  # windows that go through the network at once
 _SIZE_BUCKET = 128  # original sizes are padded to a multiple of this many pixels
 _WHOLE_BUCKET = 32  # and so are pictures that go through the network whole
+_BACKGROUND = 0  # the class that the rules about areas and probabilities fall back to
 # Accelerators would otherwise round interpolation weights and scores to 8 or 11 bits.
 _EXACT = jax.lax.Precision.HIGHEST
 
@@ -82,21 +90,59 @@ class Protocol:
         with the mean colour to a multiple of 32, which holds a whole number of patches.
       stride: pixels between two windows.
       flip: whether the softmax is averaged with that of the mirrored picture.
+      long_side: bound on the longer side after resizing, which then decides; 0 = none.
+      patch: side of the patches of a network that takes any number of them. Pictures that are
+        smaller than the window (all of them, if `crop` is 0) then go through at their own size, as
+        in the references, and one program serves the sizes that hold as many patches. 1 fits
+        networks of all kinds, with a program for each size. 0 pads as told above.
+      pad_patches: whether the last incomplete patches of whole pictures are filled up with the
+        mean colour; otherwise they are cut off. In both cases scores are spread over the picture.
+      pamr_steps: how often scores are refined by the picture, see `ops.pamr`; 0 = not at all.
+      pamr_dilations: distances of the neighbours that take part, in pixels.
+      area: classes that get at most this share of what is no background lose their pixels to the
+        next best, where class 0 is the background; 0 = no such rule.
+      threshold: pixels whose largest probability is less become class 0.
     """
 
     short_side: int = 0
     crop: int = 0
     stride: int = 0
     flip: bool = False
+    long_side: int = 0
+    patch: int = 0
+    pad_patches: bool = False
+    pamr_steps: int = 0
+    pamr_dilations: tuple[int, ...] = (8, 16)
+    area: float = 0.0
+    threshold: float = 0.0
 
     def __post_init__(self):
         if self.crop and not 0 < self.stride <= self.crop:
             raise ValueError(f"stride {self.stride} leaves gaps between windows of {self.crop}")
+        if self.pad_patches and (self.crop or not self.patch):
+            raise UserError(
+                "eval.pad_patches is for pictures that are taken whole; set eval.crop to 0 and "
+                "eval.patch to that of the network."
+            )
+        if self.pamr_steps and not min(self.pamr_dilations, default=0) > 0:
+            raise UserError(
+                f"eval.pamr_dilations={self.pamr_dilations} are no distances; give pixels such as "
+                "(8, 16), or set eval.pamr_steps to 0."
+            )
 
     @classmethod
     def from_config(cls, config) -> "Protocol":
         """Reads the fields of the `eval` section of a config (or any mapping)."""
-        return cls(**{field.name: config[field.name] for field in dataclasses.fields(cls)})
+        present = (field.name for field in dataclasses.fields(cls) if field.name in config)
+        fields = {name: config[name] for name in present}
+        if "pamr_dilations" in fields:  # JSON has no tuples
+            fields["pamr_dilations"] = tuple(fields["pamr_dilations"])
+        return cls(**fields)
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether decisions need a softmax; the largest score is also the most probable."""
+        return bool(self.flip or self.area or self.threshold)
 
 
 class Canvas(NamedTuple):
@@ -115,11 +161,16 @@ class Canvas(NamedTuple):
     label_shape: Pair
 
 
-def resized_size(size: Pair, short_side: int) -> Pair:
-    """Size after bringing the shorter side to `short_side` (mmcv's rounding); 0 keeps it."""
+def resized_size(size: Pair, short_side: int, long_side: int = 0) -> Pair:
+    """Size after bringing the shorter side to `short_side` (mmcv's rounding); 0 keeps it.
+
+    Where the longer side would exceed `long_side` (0 = no bound), it is brought to that.
+    """
     if not short_side:
         return size
     factor = short_side / min(size)
+    if long_side:
+        factor = min(factor, long_side / max(size))
     return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
 
 
@@ -133,7 +184,7 @@ def lay_on_canvas(image: np.ndarray, protocol: Protocol) -> Canvas:
     import cv2
 
     original = image.shape[:2]
-    size = resized_size(original, protocol.short_side)
+    size = resized_size(original, protocol.short_side, protocol.long_side)
     if size != original:
         image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
     shape = _canvas_shape(size, protocol)
@@ -145,10 +196,25 @@ def lay_on_canvas(image: np.ndarray, protocol: Protocol) -> Canvas:
 
 
 def _canvas_shape(size: Pair, protocol: Protocol) -> Pair:
-    crop, stride = protocol.crop, protocol.stride
+    return tuple(_canvas_side(n, protocol) for n in size)
+
+
+def _canvas_side(size: int, protocol: Protocol) -> int:
+    crop, stride, patch = protocol.crop, protocol.stride, protocol.patch
+    if patch and (not crop or size < crop):
+        if protocol.pad_patches:
+            return _round_up(size, patch)
+        # The largest size with as many whole patches, so that sizes share canvases.
+        largest = size // patch * patch + patch - 1
+        return min(largest, crop - 1) if crop else largest
     if not crop:
-        return tuple(_round_up(n, _WHOLE_BUCKET) for n in size)
-    return tuple(crop + (num_windows(n, crop, stride) - 1) * stride for n in size)
+        return _round_up(size, _WHOLE_BUCKET)
+    return crop + (num_windows(size, crop, stride) - 1) * stride
+
+
+def _window_shape(canvas: Pair, protocol: Protocol) -> Pair:
+    """The window of a canvas: all of an axis that is no multiple of windows."""
+    return tuple(protocol.crop if 0 < protocol.crop <= n else n for n in canvas)
 
 
 def _round_up(number: int, multiple: int) -> int:
@@ -163,6 +229,7 @@ def sliding_scores(
     crop: Pair,
     stride: Pair,
     window_batch: int = _WINDOW_BATCH,
+    with_sizes: bool = False,
 ) -> jax.Array:
     """Mean of the scores of overlapping windows.
 
@@ -173,6 +240,7 @@ def sliding_scores(
       crop: height and width of a window.
       stride: pixels between windows, down and across.
       window_batch: bound on the windows that `predict` sees at once.
+      with_sizes: whether `predict` takes how much of its windows is picture too, int32 [n, 2].
 
     Returns:
       float32 [B, H, W, N]; meaningless beyond `sizes`.
@@ -192,12 +260,18 @@ def sliding_scores(
     corners = jnp.pad(corners, (padding, (0, 0))).reshape(steps, -1, 3)
     real = jnp.pad(real, padding).reshape(steps, -1)
 
+    def scores_of(corners):
+        windows = _cut(images, corners, crop)
+        if not with_sizes:
+            return predict(windows)
+        return predict(windows, jnp.minimum(sizes[corners[:, 0]], jnp.asarray(crop)))
+
     def add_step(sums, step):
         corners, real = step
-        scores = predict(_cut(images, corners, crop)).astype(jnp.float32)
+        scores = scores_of(corners).astype(jnp.float32)
         return _add_windows(sums, scores * real[:, None, None, None], corners), None
 
-    scores = jax.eval_shape(predict, jax.ShapeDtypeStruct((1, *crop, 3), jnp.float32))
+    scores = jax.eval_shape(scores_of, corners[0, :1])
     sums = jnp.zeros((batch, *shape, scores.shape[-1]))
     if steps == 1:  # no loop: XLA's CPU backend runs loop bodies with fewer threads
         sums, _ = add_step(sums, (corners[0], real[0]))
@@ -310,49 +384,114 @@ def segment(
       pixels: uint8 or normalised float32 [B, h, w, 3].
       sizes: int32 [B, 2], the resized picture on each canvas.
       original_sizes: int32 [B, 2].
-      protocol: windows and flips.
+      protocol: windows, flips, and how scores become classes.
       label_shape: `Canvas.label_shape`.
       with_scores: whether the scores are returned too, which takes N floats per pixel.
 
     Returns:
       Class ids int32 [B, *label_shape], meaningless beyond the original sizes, and the scores
-      float32 [B, *label_shape, N] (-inf for padding rows; probabilities if `protocol.flip`).
+      float32 [B, *label_shape, N]: probabilities if `Protocol.probabilities`, which are 0 where a
+      rule took the class away; otherwise -inf for padding rows.
     """
     system = model.system()
 
-    def predict(windows):
-        return system.predict(windows, vocabulary)
+    def predict(windows, *window_sizes):
+        return system.predict(windows, vocabulary, *window_sizes)
 
     shape = pixels.shape[1:3]
     inside = _inside(sizes, shape)[..., None]
     images = jnp.where(inside, normalize(pixels, model.mean, model.std), 0.0)
-    crop, stride = ((protocol.crop,) * 2, (protocol.stride,) * 2) if protocol.crop else (shape,) * 2
+    window = _window_shape(shape, protocol)
+    slide = functools.partial(
+        sliding_scores,
+        predict,
+        crop=window,
+        stride=(protocol.stride,) * 2 if protocol.crop else shape,
+        # Windows within a picture are all picture.
+        with_sizes=protocol.patch > 1 and window != (protocol.crop,) * 2,
+    )
     views = [images, _mirror(images, sizes)] if protocol.flip else [images]
-    views = [sliding_scores(predict, view, sizes, crop=crop, stride=stride) for view in views]
-    real = vocabulary.class_ids >= 0
+    views = [slide(view, sizes) for view in views]
+    if protocol.short_side:
+        down, across = _back_matrices(shape, sizes, original_sizes, label_shape)
+        # A mirrored view comes back mirrored by the order of the rows of its matrix.
+        turns = [across, _mirror(across[:, None], original_sizes)[:, 0]][: len(views)]
 
-    def decide(views):
-        views = [jnp.where(real, view, -jnp.inf) for view in views]
-        if protocol.flip:
-            views = [sum(jax.nn.softmax(view, axis=-1) for view in views) / len(views)]
-        best = jnp.argmax(views[0], axis=-1)  # the first row wins a tie
-        return vocabulary.class_ids[best], views[0] if with_scores else None
-
-    if not protocol.short_side:
+        def resized(views, down):
+            return [_resize_rows(view, down, turn) for view, turn in zip(views, turns, strict=True)]
+    else:
         views[1:] = [_mirror(view, sizes) for view in views[1:]]
-        return decide(views)
-    down, across = _back_matrices(shape, sizes, original_sizes, label_shape)
-    # A mirrored view comes back mirrored by the order of the rows of its matrix.
-    across_views = [across, _mirror(across[:, None], original_sizes)[:, 0]][: len(views)]
+    if protocol.pamr_steps:
+        if protocol.short_side:
+            images, views = _resize_rows(images, down, across), resized(views, down)
+        options = dict(steps=protocol.pamr_steps, dilations=protocol.pamr_dilations)
+        views = [pamr(images, view, original_sizes, **options) for view in views]
 
-    def decide_rows(down):
-        return decide(
-            [_resize_rows(view, down, turn) for view, turn in zip(views, across_views, strict=True)]
+    def decide(with_scores, **rules):
+        function = functools.partial(
+            _decide,
+            class_ids=vocabulary.class_ids,
+            probabilities=protocol.probabilities,
+            with_scores=with_scores,
+            **rules,
         )
+        if protocol.pamr_steps or not protocol.short_side:
+            return function(views)
+        # Block by block, for N scores per pixel of the original would be the largest array by far.
+        blocks = down.reshape(len(down), -1, _SIZE_BUCKET, shape[0]).swapaxes(0, 1)
+        decided = jax.lax.map(lambda block: function(resized(views, block)), blocks)
+        return jax.tree.map(_join_rows, decided)
 
-    # Block by block, because N scores per pixel of the original would be the largest array by far.
-    blocks = down.reshape(len(down), -1, _SIZE_BUCKET, shape[0]).swapaxes(0, 1)
-    return jax.tree.map(_join_rows, jax.lax.map(decide_rows, blocks))
+    if not protocol.area:
+        return decide(with_scores, threshold=protocol.threshold)
+    labels, _ = decide(with_scores=False)
+    inside = _inside(original_sizes, labels.shape[1:])
+    kept = _large_classes(labels, inside, vocabulary.class_ids, protocol.area)
+    return decide(with_scores, kept=kept, threshold=protocol.threshold)
+
+
+def _decide(
+    views: list[jax.Array],
+    *,
+    class_ids: jax.Array,
+    probabilities: bool,
+    with_scores: bool,
+    kept: jax.Array | None = None,
+    threshold: float = 0.0,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Class ids int32 [B, H, W] of the best rows, and the scores that were compared.
+
+    Args:
+      views: scores [B, H, W, N], of the picture and of mirrored ones.
+      class_ids: int32 [N], -1 for padding.
+      probabilities: whether scores are compared as the mean softmax of the views.
+      with_scores: whether the scores are returned too.
+      kept: bool [B, N], rows that may win; None = all.
+      threshold: the least probability that is not background.
+    """
+    views = [jnp.where(class_ids >= 0, view, -jnp.inf) for view in views]
+    scores = views[0]
+    if probabilities:
+        scores = sum(jax.nn.softmax(view, axis=-1) for view in views) / len(views)
+    if kept is not None:
+        scores = jnp.where(kept[:, None, None], scores, 0.0)
+    best = jnp.argmax(scores, axis=-1)  # the first row wins a tie
+    labels = class_ids[best]
+    if threshold:
+        labels = jnp.where(scores.max(-1) < threshold, _BACKGROUND, labels)
+    return labels, scores if with_scores else None
+
+
+def _large_classes(
+    labels: jax.Array, inside: jax.Array, class_ids: jax.Array, share: float
+) -> jax.Array:
+    """Rows whose class has more than a share of what is no background: bool [B, N].
+
+    The background counts as large.
+    """
+    areas = ((labels[..., None] == class_ids) & inside[..., None]).sum((1, 2))  # [B, N]
+    foreground = ((labels != _BACKGROUND) & inside).sum((1, 2))
+    return (areas > share * foreground[:, None]) | (class_ids == _BACKGROUND)
 
 
 def _join_rows(blocks: jax.Array) -> jax.Array:

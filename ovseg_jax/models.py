@@ -132,7 +132,7 @@ def _fit_positions(weights: Flat, shapes: Mapping) -> Flat:
 
 
 def load_pretrained(params: Flat, folder: Path) -> Flat:
-    """Replaces parameters by those of a model folder that have the same path.
+    """Replaces parameters (and statistics) by those of a model folder that have the same path.
 
     Raises:
         UserError: the folder holds parameters that the model lacks, or of another shape.
@@ -143,11 +143,16 @@ def load_pretrained(params: Flat, folder: Path) -> Flat:
 
 
 def initialize_model(config: ConfigDict) -> tuple[nnx.GraphDef, Flat, Flat]:
-    """Builds graph, parameters and other variables; pretrained ones where the config names any."""
+    """Builds graph, parameters and other variables; pretrained ones where the config names any.
+
+    `config.pretrained` is a model folder, or several with commas between them.
+    """
     graphdef, _, _ = abstract_model(_creator(config))
     params, stats = initialize(_creator(config), config.seed)
-    if config.pretrained:
-        return graphdef, load_pretrained(params, model_folder(config.pretrained)), stats
+    loaded = {**params, **stats}
+    for name in filter(None, config.pretrained.split(",")):
+        loaded = load_pretrained(loaded, model_folder(name.strip()))
+    params, stats = ({path: loaded[path] for path in part} for part in (params, stats))
     return graphdef, params, stats
 
 
@@ -180,9 +185,14 @@ def load_model(config: ConfigDict, folder: Path, checkpoint: str = "latest") -> 
 def load_run(config: ConfigDict, workdir: Path, checkpoint: str = "latest") -> Model:
     """Loads the model of a run folder; a `UserError` where nothing was trained yet."""
     load_model_json(workdir)
-    if choose_step(workdir, checkpoint) is None:
+    if choose_step(workdir, checkpoint) is None and _trains(config):
         raise UserError(f"{workdir} holds no checkpoint; train first, or give another --workdir.")
     return load_model(config, workdir, checkpoint)
+
+
+def _trains(config: ConfigDict) -> bool:
+    """Whether anything in the system trains."""
+    return bool(nnx.eval_shape(lambda: _creator(config)(nnx.Rngs(0))).param_groups())
 
 
 def training_free(config: ConfigDict, model: Model) -> tuple[ConfigDict, Model]:

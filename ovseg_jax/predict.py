@@ -262,6 +262,7 @@ def load(path: str | os.PathLike) -> Segmenter:
         models.load_model(config, folder),
         load_tokenizer(folder, config.system.clip.text.context),
         load_templates(config.vocabulary.templates),
-        Protocol.from_config(config.eval),
+        # Of a user's own words none is the background that these rules fall back to.
+        dataclasses.replace(Protocol.from_config(config.eval), area=0.0, threshold=0.0),
         cache=cache_folder(),
     )

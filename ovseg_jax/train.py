@@ -125,7 +125,8 @@ def train(
         evaluate: model -> scalars by name, called every ``config.train.eval_every`` steps.
 
     Returns:
-        The scalars of the last logged step.
+        The scalars of the last logged step; none for a system without anything to train, whose run
+        folder is complete at once.
 
     Raises:
         UserError: a mistake in the config, unreadable data, a full disk, a damaged checkpoint, or
@@ -149,6 +150,11 @@ def train(
         saved = load_weights(workdir / "frozen.safetensors")
         check_fit(frozen, saved, str(workdir / "frozen.safetensors"))
         frozen = saved
+    if not trainable:
+        if jax.process_index() == 0:
+            write_run_files(workdir, config, {**frozen, **stats}, notes)
+        say(f"{config.system.name} has nothing to train; {workdir} holds the model as it is")
+        return {}
 
     # --- Vocabulary: embedded once, with the frozen text encoder ----------------------------------
     vocabulary = None

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from data_pipelines.sources import SOURCES
 from data_pipelines.transforms import create_transforms
 from ovseg_jax.inference import Protocol
+from ovseg_jax.networks.training_free import method_options
 from ovseg_jax.params import split_model
 from ovseg_jax.systems import create_system
 from ovseg_jax.text.label_space import load_label_space
@@ -51,6 +52,10 @@ def load(path: Path):
     return importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
+# Of `system`, what changes no parameter.
+NO_SIZES = {"setting", "method", "options", "logit_scale", "window_multiple"}
+
+
 def variants():
     """Every recipe with every value of its string argument: those that stand beside the default."""
     for path in sorted((ROOT / "configs").rglob("*.py")):
@@ -76,6 +81,14 @@ def get_config(module, argument) -> ConfigDict:
     return (module.get_config(argument) if argument else module.get_config()).lock()
 
 
+def network_sizes(config: ConfigDict) -> str:
+    system = config.system.to_dict()
+    chosen = {}
+    if system["name"] == "training_free":  # a method that fits the networks, whatever their own
+        chosen["method"] = "proxyclip" if "proxy" in system else "maskclip_original"
+    return json.dumps({k: v for k, v in system.items() if k not in NO_SIZES} | chosen)
+
+
 @functools.cache
 def abstract_system(system: str, dtype: str):
     """Shapes and groups, once for the recipes that share them: building ViT-B/16 takes seconds."""
@@ -87,10 +100,12 @@ def abstract_system(system: str, dtype: str):
 @every_recipe
 def test_model_and_optimizer_fit_together(module, argument):
     config = get_config(module, argument)
-    system = {key: value for key, value in config.system.to_dict().items() if key != "setting"}
-    params, groups = abstract_system(json.dumps(system), config.dtype)
+    params, groups = abstract_system(network_sizes(config), config.dtype)
     used = {group_index(path, groups) for path in params} - {None}
     assert used == set(range(len(groups)))  # a rule without parameters is misspelt
+    assert bool(groups) == ("train" in config)
+    if not groups:
+        return
     trainable, frozen = split_trainable(params, groups)
     optimizer = build_optimizer(
         config.optimizer, config.schedule, config.train.steps, groups, trainable
@@ -125,8 +140,9 @@ def test_data_resolve(module, argument):
 @every_recipe
 def test_sections_are_complete_and_of_plain_values(module, argument):
     config = get_config(module, argument)
-    assert {"steps", "batch_size", "log_every", "checkpoint_every"} <= set(config.train.keys())
-    assert config.train.steps > config.schedule.warmup_steps
+    if "train" in config:
+        assert {"steps", "batch_size", "log_every", "checkpoint_every"} <= set(config.train.keys())
+        assert config.train.steps > config.schedule.warmup_steps
     assert np.shape(config.image.mean) == np.shape(config.image.std) == (3,)
     assert "Config" not in config.to_json_best_effort()
     assert f"--config configs/{Path(module.__file__).parent.name}/" in module.__doc__
@@ -169,3 +185,84 @@ def test_published_recipes(name):
         classes = len(space.subset(config.vocabulary.train_subset))
         found = (config.system.prompt_tokens, classes, config.train.steps, config.pretrained)
         assert found == RECIPES[name]
+
+
+# --- Training-free methods: the table of their authors' settings ------------------------------
+
+# Short side, window, stride, scale, threshold, area; where a data set departs from the first row.
+SETTINGS = {
+    "sclip": {
+        "": (336, 224, 112, 40, 0, 0),
+        "voc21": (336, 224, 112, 65, 0.1, 0.1),
+        "context60": (336, 224, 112, 50, 0.1, 0),
+        "coco_object": (336, 224, 112, 50, 0.1, 0),
+        "cityscapes": (560, 224, 112, 40, 0, 0),
+        "coco_stuff": (448, 224, 112, 40, 0, 0),
+    },
+    "naclip": {
+        "": (336, 224, 112, 40, 0, 0),
+        "voc21": (336, 0, 0, 40, 0.1, 0),
+        "voc20": (336, 0, 0, 40, 0, 0),
+        "context60": (336, 224, 112, 40, 0.1, 0),
+        "coco_object": (336, 224, 112, 40, 0.1, 0),
+        "cityscapes": (560, 224, 112, 40, 0, 0),
+    },
+    "clearclip": {
+        "": (448, 448, 224, 50, 0, 0),
+        "voc21": (448, 448, 224, 50, 0.5, 0),
+        "context60": (448, 448, 224, 50, 0.15, 0),
+        "coco_object": (448, 448, 224, 50, 0.4, 0),
+        "cityscapes": (448, 224, 224, 50, 0, 0),
+    },
+    "proxyclip": {
+        "": (336, 336, 112, 40, 0, 0),
+        "voc21": (336, 336, 112, 40, 0.2, 0),
+        "context60": (336, 336, 112, 40, 0.15, 0),
+        "coco_object": (336, 336, 112, 40, 0.25, 0),
+        "cityscapes": (448, 224, 112, 40, 0, 0),
+        **dict.fromkeys(("ade150", "ade847", "context459"), (448, 336, 112, 40, 0, 0)),
+    },
+    "maskclip_original": {"": (512, 0, 0, 1, 0, 0)},
+}
+TRAINING_FREE = sorted(
+    path.stem for path in (ROOT / "configs" / "training_free").glob("*.py") if path.stem != "common"
+)
+
+
+@pytest.mark.parametrize("name", TRAINING_FREE)
+def test_training_free_settings(name):
+    module = load(ROOT / "configs" / "training_free" / f"{name}.py")
+    for method, rows in SETTINGS.items():
+        if method not in module.METHODS:
+            continue
+        config = module.get_config(method)
+        section = config.eval
+        found = (section.short_side, section.crop, section.stride, config.system.logit_scale)
+        assert (*found, section.threshold, section.area) == rows.get(name, rows[""])
+        assert section.long_side == 2048 and section.batch_size == 1
+        assert section.pamr_steps == (10 if method == "naclip" else 0)
+        assert tuple(section.pamr_dilations) == (8, 16)
+        space = load_label_space(config.vocabulary.label_space)
+        source = config.data.eval.source
+        assert source.num_classes == len(space) and source.ignore_label == space.ignore_label
+        assert source.reduce_zero_label == space.reduce_zero_label
+        assert not section.threshold or space.background == 0
+        assert set(config.system.options) <= method_options(config.system.method)
+    with pytest.raises(ValueError, match="method trident is none of"):
+        module.get_config("trident")
+
+
+def test_baselines_go_by_the_protocol_that_they_were_published_in():
+    module = load(ROOT / "configs" / "training_free" / "voc20.py")
+    wanted = module.get_config("clearclip")
+    for method in ("clip", "maskclip", "gem"):
+        config = module.get_config(method)
+        assert (config.eval, config.vocabulary) == (wanted.eval, wanted.vocabulary)
+        assert config.system.window_multiple == wanted.system.window_multiple == 16
+    assert module.get_config("proxyclip").system.window_multiple == 56
+    original = module.get_config("maskclip_original")
+    assert (original.system.clip.image.activation, original.system.clip.image.norm_eps) == (
+        "gelu",
+        1e-6,
+    )
+    assert original.vocabulary.templates == "maskclip85" and original.eval.pad_patches

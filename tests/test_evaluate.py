@@ -122,8 +122,9 @@ def test_retrieval_without_information_is_not_perfect():
 def test_zero_shot_accuracy():
     vocabulary = color_vocabulary()
     colors = np.asarray(vocabulary.embeddings)[:4]
+    ground = colors[3] + 0.1 * colors[2]  # looks most like a name that is no object's
     batch = {
-        "image": colors[[0, 1, 2, 3, 0]],
+        "image": np.stack([*colors[:3], ground, colors[0]]),
         "class_id": np.asarray([0, 1, 2, 2, 3]),
         "valid": np.asarray([True, True, True, True, False]),
     }
@@ -132,7 +133,14 @@ def test_zero_shot_accuracy():
     )
     vocabulary = type(vocabulary)(unit, vocabulary.class_ids, vocabulary.seen)
     result = evaluate_zero_shot(jnp.asarray, vocabulary, [batch], unseen=(2,))
-    assert result == {"accuracy": 75.0, "accuracy_unseen": 50.0, "pictures": 4}
+    assert result == {
+        "accuracy": 100.0,
+        "accuracy_unseen": 100.0,
+        "accuracy_all_names": 75.0,
+        "pictures": 4,
+    }
+    batch["class_id"] = np.asarray([0, 1, 1, 2, 3])
+    assert evaluate_zero_shot(jnp.asarray, vocabulary, [batch], unseen=(1,))["accuracy"] == 75.0
     result = evaluate_zero_shot(jnp.asarray, vocabulary, [batch])
     assert math.isnan(result["accuracy_unseen"])
 

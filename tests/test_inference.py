@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fake_system import color_model, color_vocabulary, scene
+from scipy.special import softmax
 
+from ovseg_jax.errors import UserError
 from ovseg_jax.inference import (
     Model,
     Protocol,
@@ -18,6 +21,7 @@ from ovseg_jax.inference import (
     segment_canvases,
     sliding_scores,
 )
+from ovseg_jax.ops.pamr import pamr
 from ovseg_jax.ops.resize import interpolation_matrix, resize
 from ovseg_jax.ops.windows import num_windows
 
@@ -139,11 +143,87 @@ def test_resized_sizes_follow_mmcv():
     assert resized_size((375, 500), 512) == (512, 683)
     assert resized_size((500, 333), 512) == (769, 512)
     assert resized_size((96, 128), 0) == (96, 128)
+    assert resized_size((96, 128), 0, 64) == (96, 128)
+    assert resized_size((1024, 2048), 560, 2048) == (560, 1120)
+    assert resized_size((300, 3000), 336, 2048) == (205, 2048)
 
 
 def test_a_stride_that_leaves_gaps_is_refused():
     with pytest.raises(ValueError, match="gaps"):
         Protocol(crop=32, stride=40)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(pad_patches=True), "pictures that are taken whole"),
+        (dict(pad_patches=True, patch=4, crop=8, stride=8), "pictures that are taken whole"),
+        (dict(pamr_steps=2, pamr_dilations=()), "are no distances"),
+        (dict(pamr_steps=2, pamr_dilations=(4, 0)), "are no distances"),
+    ],
+)
+def test_protocols_that_make_no_sense(fields, message):
+    with pytest.raises(UserError, match=message):
+        Protocol(**fields)
+
+
+def test_a_protocol_from_a_config_has_defaults_and_can_be_hashed():
+    section = dict(batch_size=3, short_side=40, crop=32, stride=16, pamr_dilations=[2, 4])
+    protocol = Protocol.from_config(section)
+    assert protocol == Protocol(40, 32, 16, pamr_dilations=(2, 4))
+    assert hash(protocol) and not protocol.probabilities
+
+
+def background_reference(scores, class_ids, area, threshold):
+    """The rules as published, on classes: [H, W, N] of one picture -> labels."""
+    rows = softmax(scores, axis=-1)
+    classes = np.stack([rows[..., class_ids == i].max(-1) for i in range(class_ids.max() + 1)], -1)
+    if area:
+        counts = np.bincount(classes.argmax(-1).ravel(), minlength=classes.shape[-1])
+        small = counts <= area * counts[1:].sum()
+        classes = classes * np.where(np.arange(len(small)) > 0, ~small, True)
+    return np.where(classes.max(-1) < threshold, 0, classes.argmax(-1)), classes
+
+
+@pytest.mark.parametrize("short_side", [0, 40])
+@pytest.mark.parametrize(
+    ("area", "threshold", "pamr_steps"), [(0.2, 0.0, 0), (0.0, 0.64, 0), (0.2, 0.63, 2)]
+)
+def test_background_rules_of_pictures_that_share_a_canvas(short_side, area, threshold, pamr_steps):
+    protocol = Protocol(
+        short_side,
+        crop=32,
+        stride=16,
+        area=area,
+        threshold=threshold,
+        pamr_steps=pamr_steps,
+        pamr_dilations=(1, 3),
+    )
+    plain = Protocol(short_side, crop=32, stride=16)
+    names = color_vocabulary()
+    # 'blue' is a second word for 'green'; the padding rows come last.
+    ids = jnp.array([0, 1, 1, 2, -1, -1, -1, -1])
+    names = dataclasses.replace(names, class_ids=ids)
+    model = color_model(context=0.3)
+    canvases = [lay_on_canvas(scene(*size, seed=7)[0], protocol) for size in ((44, 60), (41, 58))]
+    labels, found = segment_canvases(model, names, canvases, protocol, with_scores=True)
+    _, scores = segment_canvases(model, names, canvases, plain, with_scores=True)
+    for i, canvas in enumerate(canvases):
+        height, width = canvas.original_size
+        mine = scores[i : i + 1, :height, :width, :4]
+        if pamr_steps:
+            picture = canvas.pixels[: canvas.size[0], : canvas.size[1]]
+            picture = jnp.asarray((picture - model.mean) / model.std)
+            guide = resize(picture, (height, width))[None]
+            mine = jax.jit(functools.partial(pamr, steps=pamr_steps, dilations=(1, 3)))(guide, mine)
+        wanted, classes = background_reference(
+            np.asarray(mine[0], np.float64), np.asarray(ids[:4]), area, threshold
+        )
+        assert (labels[i, :height, :width] == wanted).mean() > 0.999
+        assert (wanted != np.asarray(ids)[np.asarray(mine[0]).argmax(-1)]).mean() > 0.01
+        rows = np.asarray(found[i, :height, :width])
+        best = np.stack([rows[..., np.asarray(ids) == c].max(-1) for c in range(3)], axis=-1)
+        np.testing.assert_allclose(best, classes, atol=1e-4)
 
 
 def test_float_pictures_are_taken_as_normalised():

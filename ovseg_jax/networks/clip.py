@@ -26,6 +26,7 @@ class ViTConfig:
     heads: int = 12
     activation: str = "quick_gelu"  # 'quick_gelu' (OpenAI) | 'gelu' (most OpenCLIP weights)
     pool: str = "token"  # the image feature: 'token' = class token, 'mean' = mean of the patches
+    norm_eps: float = 1e-5  # 1e-6 in MaskCLIP's own code
 
     def __post_init__(self):
         if self.pool not in ("token", "mean"):
@@ -83,12 +84,13 @@ CLIP_SIZES = {
 
 
 class PatchEmbed(nnx.Module):
-    """Convolution with kernel = stride = patch and no bias, as one matrix product."""
+    """Convolution with kernel = stride = patch, in CLIP without bias, as one matrix product."""
 
-    def __init__(self, patch: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, patch: int, width: int, *, rngs: nnx.Rngs, bias: bool = False):
         shape = (patch, patch, 3, width)
         init = fan_in_uniform(3 * patch * patch)
         self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(init(rngs.params(), (width,), jnp.float32)) if bias else None
 
     def __call__(self, image: jax.Array) -> jax.Array:
         """Image [B, H, W, 3] -> [B, H//p, W//p, D]; a remainder below one patch is cut off."""
@@ -98,7 +100,8 @@ class PatchEmbed(nnx.Module):
         h, w = height // p, width // p
         patches = image[:, : h * p, : w * p].reshape(b, h, p, w, p, channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, -1)  # [B, h, w, p*p*3]
-        return patches @ kernel.reshape(-1, kernel.shape[-1])
+        embedded = patches @ kernel.reshape(-1, kernel.shape[-1])
+        return embedded if self.bias is None else embedded + self.bias[...].astype(image.dtype)
 
 
 class VisionTransformer(nnx.Module):
@@ -112,12 +115,13 @@ class VisionTransformer(nnx.Module):
         self.patch_embed = PatchEmbed(config.patch_size, width, rngs=rngs)
         self.class_token = nnx.Param(init(rngs.params(), (width,), jnp.float32))
         self.positions = nnx.Param(init(rngs.params(), (1 + config.grid**2, width), jnp.float32))
-        self.norm_pre = LayerNorm(width)
+        eps = config.norm_eps
+        self.norm_pre = LayerNorm(width, eps=eps)
         self.blocks = nnx.List(
-            Block(width, config.heads, rngs=rngs, activation=config.activation)
+            Block(width, config.heads, rngs=rngs, activation=config.activation, eps=eps)
             for _ in range(config.layers)
         )
-        self.norm_post = LayerNorm(width)
+        self.norm_post = LayerNorm(width, eps=eps)
         self.projection = nnx.Param(init(rngs.params(), (width, embed_dim), jnp.float32))
 
     def grid(self, image: jax.Array) -> tuple[int, int]:
@@ -132,6 +136,8 @@ class VisionTransformer(nnx.Module):
         method: str = "bicubic",
         align_corners: bool = False,
         antialias: bool = False,
+        offset: float = 0.0,
+        keep: bool | None = None,
     ) -> jax.Array:
         """The tokens that enter the first block.
 
@@ -141,6 +147,8 @@ class VisionTransformer(nnx.Module):
           method: how positions are resized where the grid differs, see `resize_positions`.
           align_corners: see `resize_positions`.
           antialias: see `resize_positions`.
+          offset: see `resize_positions`.
+          keep: see `resize_positions`.
 
         Returns:
           [B, 1 + N, D] of the compute type, the class token first, patches row-major.
@@ -153,6 +161,8 @@ class VisionTransformer(nnx.Module):
             method=method,
             align_corners=align_corners,
             antialias=antialias,
+            offset=offset,
+            keep=keep,
         )
         if class_token is None:
             class_token = self.class_token[...]

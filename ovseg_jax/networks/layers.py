@@ -288,10 +288,11 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
         activation: str = "gelu",
         init: BlockInit = BlockInit(),
+        eps: float = 1e-5,
     ):
-        self.norm1 = LayerNorm(dim)
+        self.norm1 = LayerNorm(dim, eps=eps)
         self.attention = Attention(dim, heads, rngs=rngs, init=init)
-        self.norm2 = LayerNorm(dim)
+        self.norm2 = LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, 4 * dim, rngs=rngs, activation=activation, init=init)
 
     def __call__(self, x: jax.Array, *, causal: bool = False) -> jax.Array:

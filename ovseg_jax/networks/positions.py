@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ovseg_jax.ops.resize import resize
+from ovseg_jax.ops.resize import resize, resize_axis
 
 
 def resize_positions(
@@ -15,6 +15,8 @@ def resize_positions(
     method: str = "bicubic",
     align_corners: bool = False,
     antialias: bool = False,
+    offset: float = 0.0,
+    keep: bool | None = None,
 ) -> jax.Array:
     """Resizes the patch part of a position table to another grid; the class row is kept.
 
@@ -24,13 +26,21 @@ def resize_positions(
       method: 'bicubic' | 'bilinear' | 'nearest', with PyTorch's meaning.
       align_corners: whether the outer patches keep their places.
       antialias: whether the kernel is widened when shrinking.
+      offset: what DINO adds to `grid` before it divides by the table's side, so that the step
+        between two samples is side / (grid + offset); 0.1 there and in what follows it.
+      keep: whether the table serves as it is; None = where the grid is the same.
 
     Returns:
-      [1 + h*w, D]; `positions` itself where the grid is the same.
+      [1 + h*w, D]; `positions` itself where they are kept.
     """
     side = math.isqrt(positions.shape[0] - 1)
-    if grid == (side, side):
+    if grid == (side, side) if keep is None else keep:
         return positions
     table = positions[1:].reshape(side, side, -1)  # [g, g, D]
-    table = resize(table, grid, method=method, align_corners=align_corners, antialias=antialias)
+    options = dict(method=method, align_corners=align_corners, antialias=antialias)
+    if offset:
+        for axis, size in enumerate(grid):
+            table = resize_axis(table, size, axis, scale=(size + offset) / side, **options)
+    else:
+        table = resize(table, grid, **options)
     return jnp.concatenate([positions[:1], table.reshape(grid[0] * grid[1], -1)])

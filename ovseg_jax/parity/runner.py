@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +27,12 @@ COMPARE = {
     ("clip", "layouts"): "ovseg_jax.parity.clip:compare_layouts",
     ("clip", "preprocess"): "ovseg_jax.parity.clip:compare_preprocess",
     ("clip", "interpolate"): "ovseg_jax.parity.ops:compare_interpolate",
+    ("training_free", "dense_features"): "ovseg_jax.parity.training_free:compare_dense",
+    ("training_free", "gem_features"): "ovseg_jax.parity.training_free:compare_gem",
+    ("training_free", "maskclip_vit"): "ovseg_jax.parity.training_free:compare_maskclip_vit",
+    ("training_free", "maskclip_rn50"): "ovseg_jax.parity.training_free:compare_maskclip_resnet",
+    ("training_free", "slide"): "ovseg_jax.parity.training_free:compare_pictures",
+    ("training_free", "whole"): "ovseg_jax.parity.training_free:compare_pictures",
     ("zegclip", "train_inductive"): "ovseg_jax.parity.zegclip:compare_train",
     ("zegclip", "train_selftrain"): "ovseg_jax.parity.zegclip:compare_train",
     ("zegclip", "train_full"): "ovseg_jax.parity.zegclip:compare_train",
@@ -186,6 +193,15 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     return arrays, meta
 
 
+def _borrowed_parameters(path: Path, meta: Mapping) -> dict[str, np.ndarray]:
+    """Parameters that stand in another file of the folder, where the meta data say so."""
+    named = re.search(r"(\S+\.npz) in the same folder", str(meta.get("params", "")))
+    if named is None:
+        return {}
+    arrays, _ = load(path.parent / named[1])
+    return {key: value for key, value in arrays.items() if key.startswith("param/")}
+
+
 def _compare_function(path: str | Path, meta: Mapping) -> Callable[[Arrays, Mapping], dict]:
     wanted = (str(meta["system"]), str(meta["kind"]))
     if wanted not in COMPARE:
@@ -209,6 +225,7 @@ def compare_file(path: str | Path) -> list[Row]:
 
     arrays, meta = load(path)
     compare = _compare_function(path, meta)
+    arrays = _borrowed_parameters(Path(path), meta) | arrays
     try:
         with jax.default_matmul_precision("highest"):
             quantities = {key: _quantity(value) for key, value in compare(arrays, meta).items()}

@@ -1,0 +1,209 @@
+"""Dense prediction with a frozen CLIP, without any training: one system, many methods.
+
+The methods differ in the last block(s) of the image tower, see `ovseg_jax.networks.training_free`;
+how windows, synonyms and background are treated is part of the protocol (`inference.Protocol`).
+"""
+
+import dataclasses
+import difflib
+import inspect
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ovseg_jax.errors import UserError
+from ovseg_jax.networks.clip import CLIP, CLIPConfig, encode_prompts, normalize
+from ovseg_jax.networks.clip_resnet import ResNetConfig
+from ovseg_jax.networks.training_free import (
+    METHODS,
+    dense_features,
+    maskclip_original,
+    method_options,
+    refine,
+)
+from ovseg_jax.networks.vit import DinoConfig
+from ovseg_jax.ops.resize import resize, traced_bilinear_matrix
+from ovseg_jax.systems.clip import clip_config
+from ovseg_jax.text.vocabulary import Vocabulary
+from ovseg_jax.training.partition import ParamGroup
+
+# In units of 0..1: ProxyCLIP goes from one statistics to the other.
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_REFINEMENTS = frozenset(
+    name
+    for name, parameter in inspect.signature(refine).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+)
+# Accelerators would otherwise round interpolation weights to 8 or 11 bits.
+_EXACT = jax.lax.Precision.HIGHEST
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingFreeConfig:
+    """The networks, and what is done with them."""
+
+    clip: CLIPConfig
+    proxy: DinoConfig | None = None  # the other network of ProxyCLIP
+    method: str = "clip"  # one of `METHODS`
+    options: tuple[tuple[str, float | int | bool | None], ...] = ()  # of the method, by name
+    logit_scale: float = 40.0  # on the cosines; a constant, never CLIP's own
+    window_multiple: int = 1  # windows are padded with zeros around them to a multiple of this
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            near = difflib.get_close_matches(str(self.method), METHODS, n=1, cutoff=0.0)[0]
+            raise UserError(
+                f"unknown method {self.method!r} of training_free, did you mean {near!r}? "
+                f"Known: {', '.join(METHODS)}."
+            )
+        if (self.method == "proxyclip") != (self.proxy is not None):
+            verb = "needs" if self.proxy is None else "has no use for"
+            raise UserError(
+                f"method {self.method!r} {verb} config.system.proxy, the sizes of another network; "
+                "it goes with 'proxyclip' and no other method."
+            )
+        if isinstance(self.clip.image, ResNetConfig) and self.method != "maskclip_original":
+            raise UserError(
+                f"method {self.method!r} changes a transformer but config.system.clip.image is a "
+                "ResNet; choose a ViT, or the method 'maskclip_original'."
+            )
+        known = method_options(self.method)
+        if unknown := sorted({name for name, _ in self.options} - known):
+            raise UserError(
+                f"method {self.method!r} has no option {unknown[0]!r}; it has "
+                f"{', '.join(sorted(known))}."
+            )
+
+
+class TrainingFree(nnx.Module):
+    """The system; parameter paths `clip/…` and, for ProxyCLIP, `proxy/…`."""
+
+    def __init__(self, config: TrainingFreeConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.config = config
+        self.clip = CLIP(config.clip, rngs=rngs, dtype=dtype)
+        self.proxy = config.proxy.build(rngs=rngs, dtype=dtype) if config.proxy else None
+
+    def encode_vocabulary(self, tokens: jax.Array) -> jax.Array:
+        """Tokens int [n, P, L] -> unit-length embeddings of the queries, float32 [n, E]."""
+        return encode_prompts(self.clip.text, tokens)
+
+    def loss(self, batch, vocabulary, rngs):
+        """There is none.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "the system 'training_free' has nothing to train; evaluate it with --mode eval."
+        )
+
+    def features(self, image: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """Features [B, h, w, E] of normalised images, and the keys of `refine`, if any."""
+        config, tower = self.config, self.clip.image
+        options = {name: value for name, value in config.options if name not in _REFINEMENTS}
+        if config.method == "maskclip_original":
+            return maskclip_original(tower, image, **options)
+        if config.method == "proxyclip":
+            options["proxy"] = self.proxy_features(image)
+        return dense_features(tower, image, config.method, **options), None
+
+    def proxy_features(self, image: jax.Array) -> jax.Array:
+        """Features of the other network, [B, I, J, C], of images with CLIP's statistics."""
+        pixels = image * jnp.asarray(_CLIP_STD) + jnp.asarray(_CLIP_MEAN)
+        return self.proxy((pixels - jnp.asarray(_IMAGENET_MEAN)) / jnp.asarray(_IMAGENET_STD))
+
+    def logits(self, image: jax.Array, vocabulary: Vocabulary) -> jax.Array:
+        """Scores of every patch and name, float32 [B, h, w, N]."""
+        features, keys = self.features(image)
+        cosines = normalize(features) @ vocabulary.embeddings.T
+        refinements = {name: value for name, value in self.config.options if name in _REFINEMENTS}
+        real = vocabulary.class_ids >= 0
+        return self.config.logit_scale * refine(cosines, keys, real, **refinements)
+
+    def scores(self, image: jax.Array, vocabulary: Vocabulary) -> jax.Array:
+        """Scores of every pixel of a window that is taken as it is, float32 [B, H, W, N]."""
+        return resize(self.logits(image, vocabulary), image.shape[1:3])
+
+    def predict(
+        self, image: jax.Array, vocabulary: Vocabulary, sizes: jax.Array | None = None
+    ) -> jax.Array:
+        """Scores of every pixel and name.
+
+        Args:
+          image: float32 [B, H, W, 3], normalised.
+          vocabulary: N rows, one per query: synonyms are several.
+          sizes: int32 [B, 2], how much of each image is picture. The patches are spread over that
+            much; it must be as many as if the image ended there. All of the image if absent.
+
+        Returns:
+          float32 [B, H, W, N], bilinear from the patches.
+        """
+        shape = image.shape[1:3]
+        if sizes is not None:
+            return _spread(self.logits(image, vocabulary), sizes, shape)
+        scores = self.scores(pad_around(image, self.config.window_multiple), vocabulary)
+        (y, _), (x, _) = (_margins(n, self.config.window_multiple) for n in shape)
+        return scores[:, y : y + shape[0], x : x + shape[1]]
+
+    def param_groups(self) -> tuple[ParamGroup, ...]:
+        """Nothing trains."""
+        return ()
+
+
+def pad_around(image: jax.Array, multiple: int) -> jax.Array:
+    """Pads images [B, H, W, 3] on all sides with zeros to a multiple."""
+    return jnp.pad(image, ((0, 0), *(_margins(n, multiple) for n in image.shape[1:3]), (0, 0)))
+
+
+def _margins(size: int, multiple: int) -> tuple[int, int]:
+    """Padding before and after an axis; the smaller half comes first."""
+    total = -size % multiple
+    return total // 2, total - total // 2
+
+
+def _spread(scores: jax.Array, sizes: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Resizes [B, h, w, N] to sizes that are data, on [B, *shape, N]."""
+    matrices = [
+        jax.vmap(lambda size, n=n, m=m: traced_bilinear_matrix(n, size, n, m))(sizes[:, axis])
+        for axis, (n, m) in enumerate(zip(scores.shape[1:3], shape, strict=True))
+    ]  # [B, H, h], [B, W, w]
+    return jnp.einsum("bph,bqw,bhwn->bpqn", *matrices, scores, precision=_EXACT)
+
+
+def create(config: ConfigDict, rngs: nnx.Rngs) -> TrainingFree:
+    """Builds the system from a run's config.
+
+    Args:
+      config: `system` holds `name`, `clip` (`embed_dim`, `image`, `text`) and any other field of
+        `TrainingFreeConfig`, `proxy` as the fields of `DinoConfig` (empty = none); `dtype` is the
+        compute type.
+      rngs: for the initial parameters.
+
+    Raises:
+      UserError: an unknown field, method or option.
+    """
+    fields = {key: value for key, value in config.system.items() if key not in ("name", "clip")}
+    known = {field.name for field in dataclasses.fields(TrainingFreeConfig)}
+    if unknown := sorted(set(fields) - known):
+        raise UserError(
+            f"training_free has no field config.system.{unknown[0]}; it has "
+            f"{', '.join(sorted(known))}."
+        )
+    proxy = fields.pop("proxy", None)
+    options = tuple(sorted(dict(fields.pop("options", {})).items()))
+    return TrainingFree(
+        TrainingFreeConfig(
+            clip=clip_config(config.system.clip),
+            proxy=DinoConfig(**proxy) if proxy else None,
+            options=options,
+            **fields,
+        ),
+        rngs=rngs,
+        dtype=jnp.dtype(config.dtype),
+    )
