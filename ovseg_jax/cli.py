@@ -135,6 +135,11 @@ def _add_convert(commands) -> None:
         help="of the transformers, where the checkpoint does not tell",
     )
     command.add_argument(
+        "--method",
+        help="how a CLIP segments without training: clip, maskclip, sclip, clearclip, naclip "
+        "(default), gem",
+    )
+    command.add_argument(
         "--to-torch",
         action="store_true",
         help="the way back: from a converted model folder to a safetensors file",
@@ -224,7 +229,9 @@ def _convert(arguments: argparse.Namespace) -> int:
         count = convert_back(Path(arguments.source), arguments.destination)
         print(f"{count} tensors -> {arguments.destination}")
     else:
-        print(convert(arguments.source, arguments.destination, arguments.activation).table())
+        options = {"method": arguments.method} if arguments.method else {}
+        found = convert(arguments.source, arguments.destination, arguments.activation, **options)
+        print(found.table())
     return 0
 
 

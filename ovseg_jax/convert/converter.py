@@ -14,7 +14,9 @@ from ovseg_jax import models
 from ovseg_jax.convert.checkpoint_files import FOLDER_FILES, read_checkpoint, strip_prefix
 from ovseg_jax.convert.layouts import Source, find_layout, layout_named
 from ovseg_jax.errors import UserError
-from ovseg_jax.networks.clip import CLIPConfig
+from ovseg_jax.files import atomic_write
+from ovseg_jax.networks.clip import CLIPConfig, ViTConfig
+from ovseg_jax.networks.vit import DinoConfig
 from ovseg_jax.params import abstract_model
 from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD
 from ovseg_jax.systems import create_system
@@ -22,6 +24,7 @@ from ovseg_jax.text.tokenizer import has_tokenizer
 from ovseg_jax.training.logs import progress_bar
 from ovseg_jax.weights import load_model_json, load_weights, save_weights
 
+DEFAULT_METHOD = "naclip"
 _CLIP_VOCABULARY = 49408
 _DESCRIPTIONS = ("open_clip_config.json", "config.json")
 # The second kind of weights is fetched only where the first is missing.
@@ -78,7 +81,9 @@ def _listed(names: Sequence[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + rest
 
 
-def convert(source: str, folder: Path, activation: str = "") -> Conversion:
+def convert(
+    source: str, folder: Path, activation: str = "", method: str = DEFAULT_METHOD
+) -> Conversion:
     """Writes a model folder from a checkpoint.
 
     The weights keep the precision of the source, so half-precision files stay as small as they are.
@@ -87,6 +92,7 @@ def convert(source: str, folder: Path, activation: str = "") -> Conversion:
       source: a file, a folder in Hugging Face's format, or the name of a model on the hub.
       folder: to write.
       activation: 'quick_gelu' or 'gelu', where the checkpoint does not tell.
+      method: by which a CLIP with a transformer segments, of `networks.training_free.METHODS`.
 
     Raises:
       UserError: no such checkpoint, a damaged or hostile file, an unknown layout, tensors that are
@@ -99,9 +105,8 @@ def convert(source: str, folder: Path, activation: str = "") -> Conversion:
     tensors = layout.strip(tensors)
     beside = path if path.is_dir() else path.parent
     sizes = layout.config(Source(tensors, _description(beside), activation))
-    config = model_config(layout.system, sizes, beside)
-    _, params, stats = abstract_model(lambda rngs: create_system(config, rngs))
-    shapes = {name: leaf.shape for name, leaf in {**params, **stats}.items()}
+    config = clip_sections(sizes, method, beside) if isinstance(sizes, CLIPConfig) else None
+    shapes = _shapes(sizes, config)
     weights = layout.name_map.inward(tensors, shapes)
     notes = {
         "source": Path(source).name if Path(source).exists() else source,
@@ -109,15 +114,19 @@ def convert(source: str, folder: Path, activation: str = "") -> Conversion:
         "sha256": digest(checkpoint.files),
         "licence": _licence(beside),
     }
-    if config.vocabulary.tokenizer == "letters":
-        notes["warning"] = _NO_TOKENIZER
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / "model.safetensors", weights)
-    models.write_model_files(folder, config, notes)
+    if config is None:  # no model of its own, but a part of others
+        description = {"proxy": dataclasses.asdict(sizes), "notes": notes}
+        atomic_write(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
+    else:
+        if config.vocabulary.tokenizer == "letters":
+            notes["warning"] = _NO_TOKENIZER
+        models.write_model_files(folder, config, notes)
     return Conversion(
         container=checkpoint.layout,
         layout=layout.name,
-        system=layout.system,
+        system=config.system.name if config else "a part of ProxyCLIP",
         tensors=sum(bool(layout.name_map.paths(name)) for name in tensors),
         dropped=tuple(name for name in tensors if not layout.name_map.paths(name)),
         opaque=checkpoint.opaque,
@@ -174,18 +183,32 @@ def locate(source: str) -> Path:
         ) from error
 
 
-def model_config(system: str, sizes: CLIPConfig, beside: Path) -> ConfigDict:
-    """The sections of model.json for a converted CLIP."""
+def _shapes(
+    sizes: CLIPConfig | DinoConfig, config: ConfigDict | None
+) -> dict[str, tuple[int, ...]]:
+    """What the networks expect, by path."""
+    if isinstance(sizes, DinoConfig):
+        _, params, _ = abstract_model(lambda rngs: sizes.build(rngs=rngs))
+        return {f"proxy/{name}": leaf.shape for name, leaf in params.items()}
+    _, params, stats = abstract_model(lambda rngs: create_system(config, rngs))
+    return {name: leaf.shape for name, leaf in {**params, **stats}.items()}
+
+
+def clip_sections(sizes: CLIPConfig, method: str, beside: Path) -> ConfigDict:
+    """The sections of model.json for a converted CLIP: it segments without training."""
     side = sizes.image.image_size
     clip = {
         "embed_dim": sizes.embed_dim,
         "image": dataclasses.asdict(sizes.image),
         "text": dataclasses.asdict(sizes.text),
     }
+    system = dict(name="clip", clip=clip)  # reads the values of a ResNet's attention pool
+    if isinstance(sizes.image, ViTConfig):
+        system = dict(name="training_free", clip=clip, method=method)
     tokenizer = _tokenizer(sizes.text.vocab_size, beside)
     return ConfigDict(
         dict(
-            system=dict(name=system, clip=clip),
+            system=system,
             dtype="float32",
             image=dict(mean=CLIP_MEAN, std=CLIP_STD),
             vocabulary=dict(

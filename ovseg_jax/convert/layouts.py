@@ -8,8 +8,10 @@ import numpy as np
 from ovseg_jax.convert.clip import CLIP_MAP, CLIP_RESNET_MAP, clip_config
 from ovseg_jax.convert.clip_hf import CLIP_HF_MAP, clip_hf_config
 from ovseg_jax.convert.name_map import NameMap
+from ovseg_jax.convert.vit import DINO_MAP, dino_config
 from ovseg_jax.errors import UserError
 from ovseg_jax.networks.clip import CLIPConfig
+from ovseg_jax.networks.vit import DinoConfig
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -35,18 +37,16 @@ class Layout:
 
     Attributes:
       name: for messages and model.json.
-      system: our system that the tensors become.
       signature: names that a checkpoint in this layout has.
       name_map: their names to ours.
-      config: sizes of the towers.
+      config: sizes of the networks.
       prefix: of the text tower's names, which are otherwise as without it.
     """
 
     name: str
-    system: str
     signature: tuple[str, ...]
     name_map: NameMap
-    config: Callable[[Source], CLIPConfig]
+    config: Callable[[Source], CLIPConfig | DinoConfig]
     prefix: str = ""
 
     def fits(self, tensors: Tensors) -> bool:
@@ -94,25 +94,26 @@ def _hf_config(source: Source) -> CLIPConfig:
     return clip_hf_config(source.description)
 
 
+def _dino_config(source: Source) -> DinoConfig:
+    return dino_config(source.tensors)
+
+
 _TEXT = ("token_embedding.weight", "text_projection", "logit_scale")
 LAYOUTS = (
     Layout(
         "CLIP, OpenAI and OpenCLIP",
-        "clip",
         ("visual.proj", "visual.class_embedding", *_TEXT),
         CLIP_MAP,
         _openai_config,
     ),
     Layout(
         "CLIP with a ResNet, OpenAI and OpenCLIP",
-        "clip",
         ("visual.attnpool.positional_embedding", *_TEXT),
         CLIP_RESNET_MAP,
         _openai_config,
     ),
     Layout(
         "CLIP with a text tower of its own, OpenCLIP",
-        "clip",
         ("visual.proj", "text.token_embedding.weight", "text.text_projection", "logit_scale"),
         CLIP_MAP,
         _openai_config,
@@ -120,10 +121,15 @@ LAYOUTS = (
     ),
     Layout(
         "CLIP, Hugging Face",
-        "clip",
         ("vision_model.embeddings.class_embedding", "visual_projection.weight", "logit_scale"),
         CLIP_HF_MAP,
         _hf_config,
+    ),
+    Layout(
+        "DINO and DINOv2",
+        ("cls_token", "pos_embed", "patch_embed.proj.bias", "blocks.0.attn.qkv.bias", "norm.bias"),
+        DINO_MAP,
+        _dino_config,
     ),
 )
 

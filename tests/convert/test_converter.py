@@ -28,7 +28,7 @@ def hf_folder(tmp_path):
 
 def test_an_openai_archive(tmp_path):
     found = convert(str(GOLDEN / "openai_jit_vit.pt"), tmp_path / "model")
-    assert (found.container, found.system) == ("TorchScript archive", "clip")
+    assert (found.container, found.system) == ("TorchScript archive", "training_free")
     assert found.dropped == ("input_resolution", "context_length", "vocab_size")
     description = load_model_json(tmp_path / "model")
     assert description["system"]["clip"]["image"]["activation"] == "quick_gelu"
@@ -116,6 +116,41 @@ def test_a_name_on_the_hub_comes_from_its_cache(tmp_path, hf_folder):
     failed = run("somebody/else")
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1
     assert "could it be fetched from the hub" in failed.stderr
+
+
+def test_a_resnet(tmp_path):
+    arrays = np.load(GOLDEN / "rn.npz")
+    prefix = "param/"
+    save_weights(
+        tmp_path / "rn.safetensors",
+        {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)},
+    )
+    found = convert(str(tmp_path / "rn.safetensors"), tmp_path / "model", "quick_gelu")
+    assert found.system == "clip"
+    picture = np.random.default_rng(0).integers(0, 255, (70, 100, 3), np.uint8)
+    assert ovseg_jax.load(tmp_path / "model").segment(picture, "cat; dog").labels.shape == (70, 100)
+
+
+def test_dino_is_a_part_of_other_models(tmp_path):
+    arrays = np.load(GOLDEN.parent / "training_free" / "slide_proxyclip_dinov2.npz")
+    prefix = "param/vfm."
+    save_weights(
+        tmp_path / "dino.safetensors",
+        {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)},
+    )
+    convert(str(tmp_path / "dino.safetensors"), tmp_path / "model")
+    weights = load_weights(tmp_path / "model" / "model.safetensors")
+    assert all(path.startswith("proxy/") for path in weights)
+    with pytest.raises(UserError, match="lacks the section 'system'"):
+        ovseg_jax.load(tmp_path / "model")
+
+
+def test_a_method_of_ones_own_choice(tmp_path, hf_folder):
+    convert(str(hf_folder), tmp_path / "model", method="clearclip")
+    assert load_model_json(tmp_path / "model")["system"]["method"] == "clearclip"
+    with pytest.raises(UserError, match="did you mean 'naclip'"):
+        convert(str(hf_folder), tmp_path / "other", method="naclips")
+    assert not (tmp_path / "other").exists()
 
 
 def test_mistakes(tmp_path, hf_folder):
