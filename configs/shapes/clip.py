@@ -6,8 +6,8 @@
 
 `make shapes-clip` runs all three. The first stage learns names on single objects that fill a small
 picture, where the contrast is easy and a step is cheap; the second goes on with full scenes. From
-scenes alone the loss stays near chance for long. The last stage puts two new blocks on top of the
-image tower: with four, a patch knows the pattern around it but not the shape that it is part of.
+scenes alone the loss stays near chance for long. The last stage goes on with two new blocks on top
+of the image tower.
 """
 
 from ml_collections import ConfigDict
