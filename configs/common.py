@@ -4,9 +4,8 @@ from ml_collections import ConfigDict
 
 from ovseg_jax.pictures import CLIP_MEAN as CLIP_MEAN
 from ovseg_jax.pictures import CLIP_STD as CLIP_STD
-
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
+from ovseg_jax.pictures import IMAGENET_MEAN as IMAGENET_MEAN
+from ovseg_jax.pictures import IMAGENET_STD as IMAGENET_STD
 
 
 def adamw(lr: float, weight_decay: float, b2: float = 0.999, clip_norm: float = 0.0) -> ConfigDict:

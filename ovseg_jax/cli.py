@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ovseg_jax.errors import UserError
-from ovseg_jax.parity import runner
 
 _EXAMPLES = """examples:
   ovseg segment photo.jpg --words "striped star; dotted ring; grass" --model runs/shapes_zegclip
@@ -165,8 +164,13 @@ def _add_parity(commands) -> None:
         help="check recorded reference arrays against this implementation",
         description="Compares every recorded output and gradient; exit status 1 if any differs.",
     )
-    runner.add_arguments(command)
-    command.set_defaults(run_command=runner.run_arguments)
+    command.add_argument("files", nargs="*", metavar="FILE", help="recorded arrays (.npz)")
+    command.add_argument(
+        "--text",
+        metavar="MODEL",
+        help="compare the class embeddings of a converted CLIP ViT-B/16 with the real one's",
+    )
+    command.set_defaults(run_command=_parity)
 
 
 def _segment(arguments: argparse.Namespace) -> int:
@@ -196,6 +200,19 @@ def _segment(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def _parity(arguments: argparse.Namespace) -> int:
+    from ovseg_jax.parity import runner
+
+    if not arguments.files and not arguments.text:
+        raise UserError("nothing to compare; name recorded files, or a model with --text.")
+    good = not arguments.files or runner.run(arguments.files)
+    if arguments.text:
+        from ovseg_jax.parity.text import check
+
+        good = check(arguments.text) and good
+    return 0 if good else 1
+
+
 def _label_space(arguments: argparse.Namespace):
     from ovseg_jax.text import label_space
 
@@ -223,14 +240,14 @@ def _stems(paths: Sequence[str]) -> list[str]:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from ovseg_jax.convert.converter import convert, convert_back
+    from ovseg_jax.convert.converter import DEFAULT_METHOD, convert, convert_back
 
     if arguments.to_torch:
         count = convert_back(Path(arguments.source), arguments.destination)
         print(f"{count} tensors -> {arguments.destination}")
     else:
-        options = {"method": arguments.method} if arguments.method else {}
-        found = convert(arguments.source, arguments.destination, arguments.activation, **options)
+        method = arguments.method or DEFAULT_METHOD
+        found = convert(arguments.source, arguments.destination, arguments.activation, method)
         print(found.table())
     return 0
 

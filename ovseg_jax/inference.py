@@ -31,7 +31,7 @@ from flax import nnx
 from ovseg_jax.errors import UserError
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.ops.pamr import pamr
-from ovseg_jax.ops.resize import traced_bilinear_matrix
+from ovseg_jax.ops.resize import apply_matrices, traced_matrices
 from ovseg_jax.ops.windows import num_windows, window_exists, window_starts
 from ovseg_jax.params import Flat, merge_model, split_model
 from ovseg_jax.text.vocabulary import Vocabulary
@@ -42,8 +42,6 @@ _WINDOW_BATCH = 16  # windows that go through the network at once
 _SIZE_BUCKET = 128  # original sizes are padded to a multiple of this many pixels
 _WHOLE_BUCKET = 32  # and so are pictures that go through the network whole
 _BACKGROUND = 0  # the class that the rules about areas and probabilities fall back to
-# Accelerators would otherwise round interpolation weights and scores to 8 or 11 bits.
-_EXACT = jax.lax.Precision.HIGHEST
 
 
 @functools.partial(
@@ -330,40 +328,6 @@ def _coverage(starts: jax.Array, real: jax.Array, length: int, crop: int) -> jax
     return jnp.maximum((inside & real[..., None]).sum(axis=1), 1).astype(jnp.float32)
 
 
-def resize_scores(
-    scores: jax.Array, sizes: jax.Array, original_sizes: jax.Array, shape: Pair
-) -> jax.Array:
-    """Brings scores bilinearly from the resized to the original sizes, both of them data.
-
-    Args:
-      scores: float32 [B, h, w, N].
-      sizes: int32 [B, 2], the part of `scores` that is picture.
-      original_sizes: int32 [B, 2], at most `shape`.
-      shape: padded height and width of the result.
-
-    Returns:
-      float32 [B, *shape, N], 0 beyond the original sizes.
-    """
-    down, across = _back_matrices(scores.shape[1:3], sizes, original_sizes, shape)
-    return _resize_rows(scores, down, across)
-
-
-def _back_matrices(
-    in_shape: Pair, sizes: jax.Array, original_sizes: jax.Array, shape: Pair
-) -> list[jax.Array]:
-    return [  # [B, H, h] and [B, W, w]
-        jax.vmap(functools.partial(traced_bilinear_matrix, in_max=in_max, out_max=out_max))(
-            sizes[:, axis], original_sizes[:, axis]
-        )
-        for axis, (in_max, out_max) in enumerate(zip(in_shape, shape, strict=True))
-    ]
-
-
-def _resize_rows(scores: jax.Array, down: jax.Array, across: jax.Array) -> jax.Array:
-    rows = jnp.einsum("bph,bhwn->bpwn", down, scores, precision=_EXACT)
-    return jnp.einsum("bqw,bpwn->bpqn", across, rows, precision=_EXACT)
-
-
 @functools.partial(jax.jit, static_argnames=("protocol", "label_shape", "with_scores"))
 def segment(
     model: Model,
@@ -413,17 +377,19 @@ def segment(
     views = [images, _mirror(images, sizes)] if protocol.flip else [images]
     views = [slide(view, sizes) for view in views]
     if protocol.short_side:
-        down, across = _back_matrices(shape, sizes, original_sizes, label_shape)
+        down, across = traced_matrices(shape, sizes, original_sizes, label_shape)
         # A mirrored view comes back mirrored by the order of the rows of its matrix.
         turns = [across, _mirror(across[:, None], original_sizes)[:, 0]][: len(views)]
 
         def resized(views, down):
-            return [_resize_rows(view, down, turn) for view, turn in zip(views, turns, strict=True)]
+            return [
+                apply_matrices(view, down, turn) for view, turn in zip(views, turns, strict=True)
+            ]
     else:
         views[1:] = [_mirror(view, sizes) for view in views[1:]]
     if protocol.pamr_steps:
         if protocol.short_side:
-            images, views = _resize_rows(images, down, across), resized(views, down)
+            images, views = apply_matrices(images, down, across), resized(views, down)
         options = dict(steps=protocol.pamr_steps, dilations=protocol.pamr_dilations)
         views = [pamr(images, view, original_sizes, **options) for view in views]
 

@@ -10,9 +10,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovseg_jax.errors import UserError
 
-# Of 8-bit RGB pixels, as CLIP was trained with.
+# Of RGB pixels in 0..255: of the pictures that CLIP was trained with, and of ImageNet's.
 CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)
 CLIP_STD = (68.5005327, 66.6321579, 70.32316305)
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # PIL's grey pictures of 16 bits
 

@@ -8,23 +8,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ovseg_jax.dtypes import SAFETENSORS_DTYPES
 from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
 from ovseg_jax.params import Flat, flatten
 
-# The format's names of types.
-_DTYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
+_DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 
 
 def save_weights(path: str | Path, params: Mapping, metadata: Mapping[str, str] | None = None):
@@ -41,7 +30,7 @@ def _write_safetensors(arrays: Flat, metadata: Mapping[str, str] | None, file: B
     end = 0
     for name, array in arrays.items():
         start, end = end, end + array.size * array.dtype.itemsize
-        entry = {"dtype": _DTYPES[array.dtype.name], "shape": list(array.shape)}
+        entry = {"dtype": _DTYPE_NAMES[array.dtype], "shape": list(array.shape)}
         header[name] = entry | {"data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8

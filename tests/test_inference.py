@@ -15,14 +15,13 @@ from ovseg_jax.inference import (
     Model,
     Protocol,
     lay_on_canvas,
-    resize_scores,
     resized_size,
     segment,
     segment_canvases,
     sliding_scores,
 )
 from ovseg_jax.ops.pamr import pamr
-from ovseg_jax.ops.resize import interpolation_matrix, resize
+from ovseg_jax.ops.resize import interpolation_matrix, resize, resize_traced
 from ovseg_jax.ops.windows import num_windows
 
 GOLDEN = Path(__file__).parents[2] / "shared/golden/metrics/mmseg_slide_tta.npz"
@@ -69,7 +68,7 @@ def test_sliding_scores_equal_the_loop(window_batch):
 def test_scores_return_to_the_original_size_like_a_static_resize():
     scores = np.random.default_rng(1).normal(size=(2, 24, 40, 3)).astype(np.float32)
     sizes, originals = [(20, 37), (24, 31)], [(33, 50), (16, 64)]
-    resize_padded = jax.jit(resize_scores, static_argnums=3)
+    resize_padded = jax.jit(resize_traced, static_argnums=3)
     found = resize_padded(scores, jnp.asarray(sizes), jnp.asarray(originals), (40, 64))
     for index, ((h, w), (height, width)) in enumerate(zip(sizes, originals, strict=True)):
         wanted = resize(jnp.asarray(scores[index, :h, :w]), (height, width))
@@ -268,7 +267,7 @@ def test_recorded_sliding_windows_of_mmsegmentation():
         scores = jax.jit(slide)(image)
         wanted = recorded[f"out/slide_{name}"].transpose(0, 2, 3, 1)
         np.testing.assert_allclose(scores, wanted, atol=2e-5)
-        back = jax.jit(resize_scores, static_argnums=3)(
+        back = jax.jit(resize_traced, static_argnums=3)(
             scores, sizes, jnp.asarray([original]), tuple(original)
         )
         wanted = recorded[f"out/slide_{name}_softmax_ori"].transpose(0, 2, 3, 1)

@@ -11,11 +11,11 @@ import io
 import json
 import math
 
-import ml_dtypes
 import numpy as np
 
 from ovseg_jax.convert.archives import MappedFile, ZipArchive
 from ovseg_jax.convert.refusals import AGAIN, Unreadable, shown
+from ovseg_jax.dtypes import SAFETENSORS_DTYPES
 
 MAX_JSON_BYTES = 16 << 20  # about 130,000 tensors
 MAX_NPY_HEADER = 1 << 17
@@ -24,27 +24,6 @@ NUMBERS = frozenset("biufc")  # kinds of NumPy types
 _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
-}
-_SAFE_DTYPES = {
-    name: np.dtype(kind)
-    for name, kind in {
-        "F64": np.float64,
-        "F32": np.float32,
-        "F16": np.float16,
-        "BF16": ml_dtypes.bfloat16,
-        "F8_E4M3": ml_dtypes.float8_e4m3fn,
-        "F8_E5M2": ml_dtypes.float8_e5m2,
-        "I64": np.int64,
-        "I32": np.int32,
-        "I16": np.int16,
-        "I8": np.int8,
-        "U64": np.uint64,
-        "U32": np.uint32,
-        "U16": np.uint16,
-        "U8": np.uint8,
-        "BOOL": np.bool_,
-        "C64": np.complex64,
-    }.items()
 }
 
 
@@ -77,7 +56,7 @@ def read_safetensors(file: MappedFile) -> dict[str, np.ndarray]:
 def _safe_entry(name: str, entry: object) -> tuple[np.dtype, tuple[int, ...], int, int]:
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end]}:
-            if dtype not in _SAFE_DTYPES:
+            if dtype not in SAFETENSORS_DTYPES:
                 raise Unreadable(
                     f"stores {shown(name)} as {shown(dtype)}, which has no counterpart here; "
                     "save it as F32"
@@ -85,7 +64,7 @@ def _safe_entry(name: str, entry: object) -> tuple[np.dtype, tuple[int, ...], in
             numbers = (*shape, begin, end)
             lawful = len(shape) <= 64 and all(type(n) is int and 0 <= n < 1 << 48 for n in numbers)
             if lawful and math.prod(n for n in shape if n) < 1 << 48:
-                return _SAFE_DTYPES[dtype], tuple(shape), begin, end
+                return SAFETENSORS_DTYPES[dtype], tuple(shape), begin, end
     raise Unreadable(f"describes tensor {shown(name)} wrongly; {AGAIN}")
 
 

@@ -14,7 +14,7 @@ from ovseg_jax.convert.name_map import (
 from ovseg_jax.errors import UserError
 from ovseg_jax.networks.clip import CLIPConfig, TextConfig, ViTConfig
 
-_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
+_ACTIVATIONS = ("quick_gelu", "gelu")
 
 
 def _blocks(source: str, target: str) -> tuple[Rule, ...]:
@@ -60,7 +60,17 @@ def _activation(name: str) -> str:
             f"the activation {name!r} of config.json is unknown here; supported are "
             f"{', '.join(_ACTIVATIONS)}."
         )
-    return _ACTIVATIONS[name]
+    return name
+
+
+def _blocks_config(tower: Mapping) -> dict:
+    """What both towers' sizes share."""
+    return dict(
+        width=tower["hidden_size"],
+        layers=tower["num_hidden_layers"],
+        heads=tower["num_attention_heads"],
+        activation=_activation(tower.get("hidden_act", "quick_gelu")),
+    )
 
 
 def clip_hf_config(description: Mapping) -> CLIPConfig:
@@ -82,18 +92,12 @@ def clip_hf_config(description: Mapping) -> CLIPConfig:
             image=ViTConfig(
                 image_size=vision["image_size"],
                 patch_size=vision["patch_size"],
-                width=vision["hidden_size"],
-                layers=vision["num_hidden_layers"],
-                heads=vision["num_attention_heads"],
-                activation=_activation(vision.get("hidden_act", "quick_gelu")),
+                **_blocks_config(vision),
             ),
             text=TextConfig(
                 context=text["max_position_embeddings"],
                 vocab_size=text["vocab_size"],
-                width=text["hidden_size"],
-                layers=text["num_hidden_layers"],
-                heads=text["num_attention_heads"],
-                activation=_activation(text.get("hidden_act", "quick_gelu")),
+                **_blocks_config(text),
             ),
         )
     except KeyError as error:

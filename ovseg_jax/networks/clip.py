@@ -133,52 +133,41 @@ class VisionTransformer(nnx.Module):
         image: jax.Array,
         *,
         class_token: jax.Array | None = None,
-        method: str = "bicubic",
-        align_corners: bool = False,
-        antialias: bool = False,
-        offset: float = 0.0,
-        keep: bool | None = None,
+        **resizing,
     ) -> jax.Array:
         """The tokens that enter the first block.
 
         Args:
           image: normalised, [B, H, W, 3].
           class_token: [D], in place of the model's own.
-          method: how positions are resized where the grid differs, see `resize_positions`.
-          align_corners: see `resize_positions`.
-          antialias: see `resize_positions`.
-          offset: see `resize_positions`.
-          keep: see `resize_positions`.
+          **resizing: how positions are resized, see `resize_positions`.
 
         Returns:
           [B, 1 + N, D] of the compute type, the class token first, patches row-major.
         """
         patches = self.patch_embed(image.astype(self.dtype))  # [B, h, w, D]
         b, h, w, d = patches.shape
-        positions = resize_positions(
-            self.positions[...],
-            (h, w),
-            method=method,
-            align_corners=align_corners,
-            antialias=antialias,
-            offset=offset,
-            keep=keep,
-        )
+        positions = resize_positions(self.positions[...], (h, w), **resizing)
         if class_token is None:
             class_token = self.class_token[...]
         first = jnp.broadcast_to(class_token.astype(self.dtype), (b, 1, d))
         tokens = jnp.concatenate([first, patches.reshape(b, h * w, d)], axis=1)
         return self.norm_pre(tokens + positions.astype(self.dtype))
 
+    def encode(self, image: jax.Array, **resizing) -> jax.Array:
+        """The tokens that leave the last block, [B, 1 + N, D]; arguments as `embed`."""
+        tokens = self.embed(image, **resizing)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
     def project(self, tokens: jax.Array) -> jax.Array:
         """Last norm and projection on every token, [B, M, D] -> [B, M, E]."""
         return self.norm_post(tokens) @ self.projection[...].astype(tokens.dtype)
 
-    def dense(self, image: jax.Array, **positions) -> jax.Array:
+    def dense(self, image: jax.Array, **resizing) -> jax.Array:
         """Image [B, H, W, 3] -> a projected feature for each patch, [B, h, w, E]."""
-        tokens = self.embed(image, **positions)
-        for block in self.blocks:
-            tokens = block(tokens)
+        tokens = self.encode(image, **resizing)
         projected = self.project(tokens[:, 1:])  # [B, h·w, E]
         return projected.reshape(len(image), *self.grid(image), -1)
 
@@ -188,20 +177,18 @@ class VisionTransformer(nnx.Module):
             return projected[:, 0]
         return projected[:, 1:].mean(1)
 
-    def __call__(self, image: jax.Array, *, train: bool = False, **positions) -> jax.Array:
+    def __call__(self, image: jax.Array, *, train: bool = False, **resizing) -> jax.Array:
         """Image features, un-normalised.
 
         Args:
           image: normalised, [B, H, W, 3].
           train: as for every tower; nothing differs in this one.
-          **positions: how positions are resized, see `embed`.
+          **resizing: see `embed`.
 
         Returns:
           [B, E].
         """
-        tokens = self.embed(image, **positions)
-        for block in self.blocks:
-            tokens = block(tokens)
+        tokens = self.encode(image, **resizing)
         if self.config.pool == "token":
             tokens = tokens[:, :1]
         return self.pool(self.project(tokens))

@@ -410,7 +410,7 @@ def _pooled(
     pool, x = resnet.attention_pool, resnet.features(image)[-1]
     positions = x.reshape(len(x), -1, x.shape[-1])  # [B, h·w, C]
     if not attention_pooling:
-        return pool.out(pool.value(x)), pool.key(positions)
+        return pool.dense(x), pool.key(positions)
     tokens = jnp.concatenate([positions.mean(1, keepdims=True), positions], axis=1)
     q, k, v = (split_heads(f(tokens), pool.heads) for f in (pool.query, pool.key, pool.value))
     return _on_grid(pool.out(merge_heads(attend(q, k, v)))[:, 1:], x.shape[1:3]), None

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 METHODS = ("nearest", "bilinear", "bicubic")
+# Accelerators would otherwise round interpolation weights and values to 8 or 11 bits.
+_EXACT = jax.lax.Precision.HIGHEST
 _CUBIC = -0.75  # PyTorch's and OpenCV's coefficient
 _CUBIC_ANTIALIAS = -0.5  # PyTorch switches to Pillow's when it antialiases
 
@@ -140,6 +142,44 @@ def traced_bilinear_matrix(
     weights = jnp.where(column == low[:, None], 1.0 - fraction, 0.0)
     weights += jnp.where(column == high[:, None], fraction, 0.0)
     return jnp.where(row[:, None] < out_size, weights, 0.0)  # [out_max, in_max]
+
+
+def traced_matrices(
+    in_shape: tuple[int, int], sizes: jax.Array, new_sizes: jax.Array, shape: tuple[int, int]
+) -> list[jax.Array]:
+    """The bilinear matrices of both axes of a batch, sizes as data: [B, H, h] and [B, W, w].
+
+    Arguments as in `resize_traced`; `in_shape` is h and w.
+    """
+    return [
+        jax.vmap(functools.partial(traced_bilinear_matrix, in_max=in_max, out_max=out_max))(
+            sizes[:, axis], new_sizes[:, axis]
+        )
+        for axis, (in_max, out_max) in enumerate(zip(in_shape, shape, strict=True))
+    ]
+
+
+def apply_matrices(x: jax.Array, down: jax.Array, across: jax.Array) -> jax.Array:
+    """Resizes [B, h, w, N] by matrices [B, H, h] and [B, W, w] to [B, H, W, N]."""
+    rows = jnp.einsum("bph,bhwn->bpwn", down, x, precision=_EXACT)
+    return jnp.einsum("bqw,bpwn->bpqn", across, rows, precision=_EXACT)
+
+
+def resize_traced(
+    x: jax.Array, sizes: jax.Array, new_sizes: jax.Array, shape: tuple[int, int]
+) -> jax.Array:
+    """Resizes bilinearly (align_corners=False) from sizes to sizes that are data.
+
+    Args:
+      x: float32 [B, h, w, N].
+      sizes: int32 [B, 2], the part of `x` that counts.
+      new_sizes: int32 [B, 2], at most `shape`.
+      shape: padded height and width of the result.
+
+    Returns:
+      float32 [B, *shape, N], 0 beyond the new sizes.
+    """
+    return apply_matrices(x, *traced_matrices(x.shape[1:3], sizes, new_sizes, shape))
 
 
 def _step(in_size: int, out_size: int, align_corners: bool, scale: float | None) -> np.float32:

@@ -6,7 +6,6 @@ or a triple (reference, ours, name of a kind in `KINDS`). Whatever reference arr
 mention fails the file.
 """
 
-import argparse
 import dataclasses
 import difflib
 import importlib
@@ -272,29 +271,3 @@ def run(paths: Sequence[str | Path], say: Callable[[str], None] = print) -> bool
         failed += sum(not row.ok for row in rows) + (not rows)
     say(f"{len(paths)} files, {quantities} quantities, {failed} failed")
     return failed == 0
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    parser.add_argument("files", nargs="*", metavar="FILE", help="recorded arrays (.npz)")
-    parser.add_argument(
-        "--text",
-        metavar="MODEL",
-        help="compare the class embeddings of a converted CLIP ViT-B/16 with the real one's",
-    )
-
-
-def run_arguments(arguments: argparse.Namespace) -> int:
-    """Does what the arguments ask for; returns the exit status.
-
-    Raises:
-      UserError: they ask for nothing.
-    """
-    if not arguments.files and not arguments.text:
-        raise UserError("nothing to compare; name recorded files, or a model with --text.")
-    good = not arguments.files or run(arguments.files)
-    if arguments.text:
-        from ovseg_jax.parity.text import check
-
-        good = check(arguments.text) and good
-    return 0 if good else 1

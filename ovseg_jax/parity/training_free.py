@@ -251,9 +251,7 @@ def compare_maskclip_vit(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
 def _maskclip_parts(vit: VisionTransformer, image: jax.Array) -> dict[str, jax.Array]:
     padded = pad_to_patches(image, vit.config.patch_size)
     h, w = vit.grid(padded)
-    tokens = vit.embed(padded, keep=h * w == vit.config.grid**2)
-    for block in vit.blocks:
-        tokens = block(tokens)
+    tokens = vit.encode(padded, keep=h * w == vit.config.grid**2)
     v, q, k = maskclip_parts(vit, padded)
 
     def mapped(x):

@@ -24,24 +24,17 @@ from ovseg_jax.networks.training_free import (
     refine,
 )
 from ovseg_jax.networks.vit import DinoConfig
-from ovseg_jax.ops.resize import resize, traced_bilinear_matrix
+from ovseg_jax.ops.resize import resize, resize_traced
+from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from ovseg_jax.systems.clip import clip_config
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
-
-# In units of 0..1: ProxyCLIP goes from one statistics to the other.
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _REFINEMENTS = frozenset(
     name
     for name, parameter in inspect.signature(refine).parameters.items()
     if parameter.kind is parameter.KEYWORD_ONLY
 )
-# Accelerators would otherwise round interpolation weights to 8 or 11 bits.
-_EXACT = jax.lax.Precision.HIGHEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +108,8 @@ class TrainingFree(nnx.Module):
 
     def proxy_features(self, image: jax.Array) -> jax.Array:
         """Features of the other network, [B, I, J, C], of images with CLIP's statistics."""
-        pixels = image * jnp.asarray(_CLIP_STD) + jnp.asarray(_CLIP_MEAN)
-        return self.proxy((pixels - jnp.asarray(_IMAGENET_MEAN)) / jnp.asarray(_IMAGENET_STD))
+        pixels = image * jnp.asarray(CLIP_STD) + jnp.asarray(CLIP_MEAN)
+        return self.proxy((pixels - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD))
 
     def logits(self, image: jax.Array, vocabulary: Vocabulary) -> jax.Array:
         """Scores of every patch and name, float32 [B, h, w, N]."""
@@ -146,7 +139,9 @@ class TrainingFree(nnx.Module):
         """
         shape = image.shape[1:3]
         if sizes is not None:
-            return _spread(self.logits(image, vocabulary), sizes, shape)
+            logits = self.logits(image, vocabulary)
+            grids = jnp.broadcast_to(jnp.asarray(logits.shape[1:3]), sizes.shape)
+            return resize_traced(logits, grids, sizes, shape)
         scores = self.scores(pad_around(image, self.config.window_multiple), vocabulary)
         (y, _), (x, _) = (_margins(n, self.config.window_multiple) for n in shape)
         return scores[:, y : y + shape[0], x : x + shape[1]]
@@ -165,15 +160,6 @@ def _margins(size: int, multiple: int) -> tuple[int, int]:
     """Padding before and after an axis; the smaller half comes first."""
     total = -size % multiple
     return total // 2, total - total // 2
-
-
-def _spread(scores: jax.Array, sizes: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Resizes [B, h, w, N] to sizes that are data, on [B, *shape, N]."""
-    matrices = [
-        jax.vmap(lambda size, n=n, m=m: traced_bilinear_matrix(n, size, n, m))(sizes[:, axis])
-        for axis, (n, m) in enumerate(zip(scores.shape[1:3], shape, strict=True))
-    ]  # [B, H, h], [B, W, w]
-    return jnp.einsum("bph,bqw,bhwn->bpqn", *matrices, scores, precision=_EXACT)
 
 
 def create(config: ConfigDict, rngs: nnx.Rngs) -> TrainingFree:

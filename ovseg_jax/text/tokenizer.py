@@ -69,26 +69,28 @@ class WordTokenizer:
     @classmethod
     def from_words(cls, words: Sequence[str], context: int = WORD_CONTEXT) -> "WordTokenizer":
         """Builds the tokenizer of a closed vocabulary: pad, unknown, start, the words, end."""
-        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+        from tokenizers import pre_tokenizers
 
-        tokens = [_PAD, _UNKNOWN, _START, *dict.fromkeys(word.lower() for word in words), _END]
-        vocabulary = {token: i for i, token in enumerate(tokens)}
-        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
-        tokenizer.normalizer = normalizers.Lowercase()
-        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        return cls(tokenizer, context)
+        words = dict.fromkeys(word.lower() for word in words)
+        return cls._closed(words, pre_tokenizers.Whitespace(), context)
 
     @classmethod
     def from_letters(cls, vocab_size: int, context: int = WORD_CONTEXT) -> "WordTokenizer":
         """Builds a stand-in of one id per letter or digit, the most frequent where few fit."""
-        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+        from tokenizers import Regex, pre_tokenizers
 
         letters = _LETTERS[: max(vocab_size - 4, 0)]
-        tokens = [_PAD, _UNKNOWN, _START, *letters, _END]
+        return cls._closed(letters, pre_tokenizers.Split(Regex("."), "isolated"), context)
+
+    @classmethod
+    def _closed(cls, tokens: Iterable[str], pre_tokenizer, context: int) -> "WordTokenizer":
+        from tokenizers import Tokenizer, models, normalizers
+
+        tokens = [_PAD, _UNKNOWN, _START, *tokens, _END]
         vocabulary = {token: i for i, token in enumerate(tokens)}
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
         tokenizer.normalizer = normalizers.Lowercase()
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+        tokenizer.pre_tokenizer = pre_tokenizer
         return cls(tokenizer, context)
 
     @classmethod
