@@ -27,8 +27,7 @@ lint: $(VENV)/.installed-dev
 shapes-clip: $(VENV)/.installed
 	$(BIN)/python -m ovseg_jax.main --config configs/shapes/clip.py:objects
 	$(BIN)/python -m ovseg_jax.main --config configs/shapes/clip.py:scenes
-	$(BIN)/python -m ovseg_jax.main --config configs/shapes/clip.py:deep
-	$(BIN)/ovseg export runs/shapes_clip_deep ovseg_jax/assets/shapes_clip
+	$(BIN)/ovseg export runs/shapes_clip_scenes ovseg_jax/assets/shapes_clip
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("ovseg_jax needs Python 3.11 or newer; run make PYTHON=python3.11") if sys.version_info < (3, 11) else None'

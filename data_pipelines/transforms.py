@@ -352,19 +352,39 @@ class Pad(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Tokenize(Step):
-    """Turns `caption` into `text`, int32 [L]; K `false_captions`, if any, into `false_text` [K, L].
+    """Turns `caption` into `text`, int32 [L], and `entities` into `entity_text`, int32 [K, M].
 
     Attributes:
       tokenizer: list of n strings -> int32 [n, L]; given by the caller of `create_transforms`.
+      max_entities: K; of more entities the first ones are kept, rows left over are zeros. With 0
+        there is no `entity_text`.
+      entity_tokens: M <= L, start and end included: names are much shorter than captions.
     """
 
     tokenizer: Callable[[list[str]], np.ndarray]
+    max_entities: int = 0
+    entity_tokens: int = 8
 
     def apply(self, example: Example, drawn: Any) -> Example:
-        """Adds the ids; the captions stay on the host."""
-        false = list(example.get("false_captions", ()))
-        ids = np.asarray(self.tokenizer([example["caption"], *false]), np.int32)
-        return example | {"text": ids[0]} | ({"false_text": ids[1:]} if false else {})
+        """Adds the ids; the strings stay on the host.
+
+        Raises:
+          UserError: an entity has more than `entity_tokens` tokens.
+        """
+        names = [name for name in example.get("entities", "").split(";") if name]
+        names = names[: self.max_entities]
+        ids = np.asarray(self.tokenizer([example["caption"], *names]), np.int32)
+        if not self.max_entities:
+            return example | {"text": ids[0]}
+        entity_text = np.zeros((self.max_entities, self.entity_tokens), np.int32)
+        for row, name, tokens in zip(entity_text, names, ids[1:], strict=False):
+            if tokens[self.entity_tokens :].any():
+                raise UserError(
+                    f"the entity {name!r} has more than {self.entity_tokens} tokens; raise "
+                    "entity_tokens of the transform 'tokenize'"
+                )
+            row[:] = tokens[: self.entity_tokens]
+        return example | {"text": ids[0], "entity_text": entity_text}
 
 
 @dataclasses.dataclass(frozen=True)

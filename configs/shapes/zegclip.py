@@ -29,10 +29,10 @@ def get_config(setting: str = "inductive") -> ConfigDict:
     config.system = ConfigDict(
         dict(
             name="zegclip",
-            clip=clip_sizes(96),
+            clip=clip_sizes(),
             setting="inductive" if inductive else setting,
             prompt_tokens=8,
-            prompt_depth=5,
+            prompt_depth=3,
             decoder_layers=3,
             decoder_heads=4,
             decoder_hidden=512,

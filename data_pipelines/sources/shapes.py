@@ -16,7 +16,7 @@ from data_pipelines.sources.shapes_captions import (
     PALETTE,
     Draws,
     Mention,
-    contradict,
+    named_in,
     write_caption,
 )
 from data_pipelines.sources.shapes_textures import PATTERNS, SHAPES, STUFF_COLOURS, STUFFS
@@ -30,6 +30,18 @@ REFERENCE_CANVAS = 96
 # Below these (in 0..255) two tones, or a thing and the stuff behind it, are too much alike.
 _MIN_TONE_STEP = 80.0  # of luminance
 _MIN_STUFF_DISTANCE = 95.0  # of RGB
+# As a banana is mostly yellow: pairs (base, second tone) by shape, no two shapes share a pair.
+TYPICAL_COLOURS = {
+    "disk": (("orange", "white"), ("cyan", "black")),
+    "square": (("brown", "yellow"), ("blue", "white")),
+    "triangle": (("green", "white"), ("purple", "yellow")),
+    "star": (("yellow", "red"), ("cyan", "blue")),
+    "ring": (("pink", "black"), ("orange", "blue")),
+    "moon": (("yellow", "blue"), ("white", "black")),
+    "cross": (("red", "white"), ("green", "yellow")),
+    "heart": (("pink", "red"), ("purple", "cyan")),
+}
+_TYPICAL_SHARE = 0.85
 _PLACEMENT_TRIES = 8
 _MIN_VISIBLE = 0.35
 
@@ -80,6 +92,13 @@ def _colour_pairs(stuffs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
         and all(distance(a, stuff) >= _MIN_STUFF_DISTANCE for stuff in stuffs)
         and all(distance(b, stuff) >= 0.6 * _MIN_STUFF_DISTANCE for stuff in stuffs)
     )
+
+
+def _pick_colours(shape: str, stuffs: tuple[str, ...], draws: Draws) -> tuple[str, str]:
+    """A typical pair of the shape, or any pair; never one that the stuffs would hide."""
+    pairs = _colour_pairs(stuffs)
+    typical = [pair for pair in TYPICAL_COLOURS[shape] if pair in pairs]
+    return draws.pick(typical if typical and draws.chance(_TYPICAL_SHARE) else pairs)
 
 
 def _background(
@@ -203,13 +222,11 @@ class ShapesSource:
 
     `source[i]` is a dict of
       image uint8 [H, W, 3]; label uint8 [H, W], class ids, every pixel labelled; caption str;
-      false_captions, a list of str, each the caption with a pattern or shape changed, '' where it
-        names none;
       instance uint8 [H, W], 0 = stuff, k = k-th object;
       boxes float32 [K, 4], x1, y1, x2, y2 in pixels (ends exclusive) of the visible part, zero rows
       as padding; classes int32 [K], -1 as padding; visible float32 [K], share of the object that
       is neither hidden nor outside the picture;
-      entities str, names of the mentioned objects and stuffs joined by ';';
+      entities str, names of the objects and stuffs that the caption names in full, joined by ';';
       class_id int32, only for single objects.
     """
 
@@ -220,7 +237,6 @@ class ShapesSource:
         canvas: int = REFERENCE_CANVAS,
         objects: str = "scene",
         split: str = "captions",
-        false_captions: int = 1,
     ):
         """Describes the scenes; nothing is drawn yet.
 
@@ -232,7 +248,6 @@ class ShapesSource:
           objects: 'scene' (several objects, one or two stuffs), 'single' (one object that fills
             the canvas, one stuff) or 'mixed' (every fourth picture is a single object).
           split: one of SPLITS; picks the random stream.
-          false_captions: false captions of each picture; they may repeat each other.
 
         Raises:
           UserError: for an argument outside these.
@@ -245,11 +260,8 @@ class ShapesSource:
             raise UserError(f"canvas {canvas} is too small for its shapes, use 32 or more")
         if size < 1 or seed < 0:
             raise UserError(f"size {size} must be positive and seed {seed} not negative")
-        if false_captions < 0:
-            raise UserError(f"false_captions {false_captions} must not be negative")
         self.canvas, self.objects, self.split = canvas, objects, split
         self._size = size
-        self._false_captions = false_captions
         self._stream = seed * 8 + SPLITS.index(split) * 2 + (objects == "single")
         self.max_objects = 1 if objects == "single" else self._scaled_count(3)
 
@@ -269,7 +281,7 @@ class ShapesSource:
         two_stuffs = not single and draws.chance(0.5)
         picture, label, stuffs = _background(self.canvas, 1 + two_stuffs, rng, draws)
         things, instance = self._place(single, draws)
-        colours = [draws.pick(_colour_pairs(stuffs)) for _ in things]
+        colours = [_pick_colours(thing.shape, stuffs, draws) for thing in things]
         classes = np.full(self.max_objects, -1, np.int32)
         for k, (thing, tones) in enumerate(zip(things, colours, strict=True)):
             thing.paint(picture, tones, rng, draws)
@@ -289,6 +301,7 @@ class ShapesSource:
             for k, (thing, tones) in enumerate(zip(things, colours, strict=True))
         ]
         caption = write_caption(mentions, stuffs, draws)
+        present = (*(CLASSES[c] for c in classes if c >= 0), *stuffs)
         example = {
             "image": _expose(picture, rng, draws),
             "label": label,
@@ -297,11 +310,8 @@ class ShapesSource:
             "boxes": boxes,
             "classes": classes,
             "visible": visible,
-            "entities": ";".join([CLASSES[c] for c in classes if c >= 0] + list(stuffs)),
+            "entities": ";".join(named_in(caption, present)),
         }
-        example["false_captions"] = [
-            contradict(caption, draws) for _ in range(self._false_captions)
-        ]
         if self.objects == "single":
             example["class_id"] = np.int32(classes[0])
         return example

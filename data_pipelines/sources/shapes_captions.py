@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -186,31 +186,10 @@ def write_caption(mentions: Sequence[Mention], stuffs: Sequence[str], draws: Dra
     return " ".join(word for word in words if word)
 
 
-def contradict(caption: str, draws: Draws) -> str:
-    """Changes one pattern or shape of a caption, so that it is no longer true.
-
-    Two things that differ exchange their patterns or their shapes, else one of the words becomes
-    another of its kind. Such negatives teach a contrastive model which pattern belongs to which
-    shape, of which a random batch says little (Yuksekgonul et al., "When and why vision-language
-    models behave like bags-of-words", 2023).
-
-    Returns:
-      A caption of the same length; '' where the caption names no pattern and no shape.
-    """
-    words = caption.split(" ")
-    for kind in draws.shuffled((textures.PATTERNS, textures.SHAPES)):
-        places = [i for i, word in enumerate(words) if word in kind]
-        if not places:
-            continue
-        place = draws.pick(places)
-        others = [i for i in places if words[i] != words[place]]
-        if others and draws.chance(0.5):
-            other = draws.pick(others)
-            words[place], words[other] = words[other], words[place]
-        else:
-            words[place] = draws.pick([word for word in kind if word not in words])
-        return " ".join(words)
-    return ""
+def named_in(caption: str, names: Iterable[str]) -> list[str]:
+    """Returns the names all of whose words the caption says, each once, in the given order."""
+    said = set(caption.split(" "))
+    return [name for name in dict.fromkeys(names) if said.issuperset(name.split(" "))]
 
 
 def vocabulary_words() -> tuple[str, ...]:

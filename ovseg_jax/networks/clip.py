@@ -177,6 +177,11 @@ class VisionTransformer(nnx.Module):
             return projected[:, 0]
         return projected[:, 1:].mean(1)
 
+    def pool_and_patches(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Image [B, H, W, 3] -> its feature [B, E] and those of its patches [B, N, E]; one pass."""
+        projected = self.project(self.encode(image))
+        return self.pool(projected), projected[:, 1:]
+
     def __call__(self, image: jax.Array, *, train: bool = False, **resizing) -> jax.Array:
         """Image features, un-normalised.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ovseg_jax.losses.contrastive import contrastive_loss
+from ovseg_jax.losses.contrastive import contrastive_loss, entity_contrastive_loss
 from ovseg_jax.networks.clip import (
     CLIP,
     CLIPConfig,
@@ -51,25 +51,34 @@ class ClipSystem(nnx.Module):
     def loss(self, batch, vocabulary: Vocabulary | None, rngs: nnx.Rngs | None):
         """Symmetric cross-entropy over the global batch of (image, caption) pairs.
 
+        Where the batch names what the captions hold, the patches are contrasted with these names
+        with equal weight.
+
         Args:
-            batch: ``image`` float32 [B, H, W, 3] normalised, ``text`` int32 [B, L]; where there
-                are K false captions each, ``false_text`` int32 [B, K, L].
+            batch: ``image`` float32 [B, H, W, 3] normalised, ``text`` int32 [B, L]; optionally, for
+                an image transformer, ``entity_text`` int32 [B, K, M], zeros as padding.
             vocabulary: unused; captions are the supervision.
             rngs: unused; CLIP has no dropout.
 
         Returns:
-            The loss and the scalars ``accuracy`` (image to text, in the batch) and ``logit_scale``.
+            The loss and the scalars ``accuracy`` (image to text, in the batch), ``logit_scale``
+            and, with names, ``entity_loss``.
         """
-        image = normalize(self.clip.encode_image(batch["image"], train=True))
-        text = normalize(self.clip.encode_text(batch["text"]))
         scale = jnp.minimum(jnp.exp(self.clip.logit_scale[...]), self.config.max_logit_scale)
-        false_text = None
-        if "false_text" in batch:
-            false = batch["false_text"].reshape(-1, batch["text"].shape[-1])  # [B·K, L]
-            false_text = normalize(self.clip.encode_text(false))
-        loss = contrastive_loss(image, text, scale, false_text)
+        scalars = {"logit_scale": scale}
+        entity_loss = 0.0
+        if "entity_text" in batch:
+            pooled, patches = self.clip.image.pool_and_patches(batch["image"])
+            names = batch["entity_text"]
+            entities = normalize(self.clip.encode_text(names.reshape(-1, names.shape[-1])))
+            entity_loss = entity_contrastive_loss(normalize(patches), entities, names, scale)
+            scalars["entity_loss"] = entity_loss
+        else:
+            pooled = self.clip.encode_image(batch["image"], train=True)
+        image, text = normalize(pooled), normalize(self.clip.encode_text(batch["text"]))
         hit = (image @ text.T).argmax(-1) == jnp.arange(len(image))
-        return loss, {"accuracy": hit.mean(), "logit_scale": scale}
+        scalars["accuracy"] = hit.mean()
+        return contrastive_loss(image, text, scale) + entity_loss, scalars
 
     def predict(self, image: jax.Array, vocabulary: Vocabulary) -> jax.Array:
         """Cosine similarity of every pixel and name, times the learned scale.

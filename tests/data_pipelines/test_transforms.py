@@ -20,7 +20,7 @@ SPECS = {
     "photometric": {},
     "normalize": {"mean": (1.0, 2.0, 3.0), "std": (4.0, 5.0, 6.0)},
     "pad": {"size": (64, 64)},
-    "tokenize": {},
+    "tokenize": {"max_entities": 2, "entity_tokens": 2},
     "select": {"keys": ("image", "label", "caption")},
 }
 
@@ -35,6 +35,7 @@ def example(height=40, width=50):
         "image": rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
         "label": rng.integers(0, 4, (height, width), dtype=np.uint8),
         "caption": "a cat",
+        "entities": "cat",
     }
 
 
@@ -65,7 +66,7 @@ def test_every_step_is_pure_and_repeatable(name):
     first = step(given, np.random.default_rng(3))
     again = step(given, np.random.default_rng(3))
     drawn = step.draw(np.random.default_rng(3), given)
-    assert set(given) == {"image", "label", "caption"}
+    assert set(given) == {"image", "label", "caption", "entities"}
     for key, value in first.items():
         np.testing.assert_array_equal(value, again[key])
         np.testing.assert_array_equal(value, step.apply(given, drawn)[key])
@@ -78,7 +79,7 @@ def test_steps_do_without_labels():
     current = {"image": example()["image"], "caption": "a cat"}
     for step in chain:
         current = step(current, np.random.default_rng(0))
-    assert set(current) == {"image", "caption", "text"}
+    assert set(current) == {"image", "caption", "text", "entity_text"}
     np.testing.assert_array_equal(current["text"], [5, 0])
     assert current["text"].dtype == np.int32
 
@@ -144,3 +145,18 @@ def test_hsv_conversion_covers_every_width(width):
 def test_mistakes_in_a_config(spec, message):
     with pytest.raises(UserError, match=message):
         transforms.create_transforms([spec])
+
+
+def test_entities_become_rows_of_ids():
+    def words(texts):
+        return np.array([[1, *map(len, text.split()), 99, 0, 0, 0][:6] for text in texts])
+
+    spec = {"name": "tokenize", "max_entities": 2, "entity_tokens": 4}
+    (step,) = transforms.create_transforms([spec], words)
+    rng = np.random.default_rng(0)
+    two = step(example() | {"entities": "red star;grass;sand"}, rng)
+    np.testing.assert_array_equal(two["entity_text"], [[1, 3, 4, 99], [1, 5, 99, 0]])
+    assert two["text"].tolist() == [1, 1, 3, 99, 0, 0]
+    assert not step(example() | {"entities": ""}, rng)["entity_text"].any()
+    with pytest.raises(UserError, match="'a big red star' has more than 4 tokens"):
+        step(example() | {"entities": "a big red star"}, rng)

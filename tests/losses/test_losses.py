@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_softmax, softmax
 
-from ovseg_jax.losses.contrastive import contrastive_loss
+from ovseg_jax.losses.contrastive import (
+    attended_similarity,
+    contrastive_loss,
+    entity_contrastive_loss,
+)
 from ovseg_jax.losses.dice import dice_from_sums
 from ovseg_jax.losses.masks import NO_CLASS, best_class, has_class, mask_losses
 from ovseg_jax.ops.resize import resize
@@ -142,3 +146,47 @@ def test_contrastive_loss():
     grad = jax.grad(contrastive_loss)(image, text, 2.5)
     error = (softmax(logits, 1) + softmax(logits, 0)) / 2 - np.eye(5)
     np.testing.assert_allclose(grad, 2.5 * error @ text / 5, atol=1e-5)
+
+
+def test_attended_similarity_lies_between_mean_and_maximum():
+    rng = np.random.default_rng(1)
+    patches, text = rng.normal(size=(2, 6, 8)), rng.normal(size=(3, 8))
+    cosines = np.einsum("bne,me->bmn", patches, text)
+    weights = softmax(10 * cosines, -1)
+    actual = attended_similarity(jnp.float32(patches), jnp.float32(text))
+    np.testing.assert_allclose(actual, (weights * cosines).sum(-1), rtol=1e-4)
+    assert np.all(actual > cosines.mean(-1)) and np.all(actual < cosines.max(-1) + 1e-5)
+
+
+# Two names that both pictures hold, one each of their own, and padding.
+NAMES = np.array([[[1, 5, 9], [1, 6, 9], [1, 7, 9]], [[1, 6, 9], [1, 8, 9], [0, 0, 0]]], np.int32)
+
+
+def test_entity_contrastive_loss_one_pair_at_a_time():
+    rng = np.random.default_rng(2)
+    patches, text = rng.normal(size=(2, 4, 8)), rng.normal(size=(6, 8))
+    logits = 2.5 * np.asarray(attended_similarity(jnp.float32(patches), jnp.float32(text)))
+    rows = [tuple(row) for row in NAMES.reshape(-1, 3)]
+    held = [{tuple(row) for row in names} for names in NAMES]
+    total, pairs = 0.0, 0
+    for image, own in enumerate(held):
+        for name, row in enumerate(rows):
+            if not any(row) or row not in own:
+                continue
+            pairs += 1
+            wrong_names = [logits[image, n] for n, r in enumerate(rows) if any(r) and r not in own]
+            wrong_images = [logits[i, name] for i, other in enumerate(held) if row not in other]
+            for wrong in (wrong_names, wrong_images):
+                right = logits[image, name]
+                total += np.log(np.exp(right) + np.exp(wrong).sum()) - right
+    actual = entity_contrastive_loss(jnp.float32(patches), jnp.float32(text), NAMES, 2.5)
+    np.testing.assert_allclose(actual, 0.5 * total / pairs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("names", [np.zeros_like(NAMES), np.tile(NAMES[:1], (2, 1, 1))])
+def test_entity_contrastive_loss_without_wrong_names_is_zero(names):
+    rng = np.random.default_rng(3)
+    patches, text = jnp.float32(rng.normal(size=(2, 4, 8))), jnp.float32(rng.normal(size=(6, 8)))
+    loss, gradient = jax.value_and_grad(entity_contrastive_loss)(patches, text, names, 2.5)
+    assert loss == 0
+    np.testing.assert_array_equal(gradient, 0)
