@@ -114,6 +114,22 @@ def _add_segment(commands) -> None:
         action="append",
         help="prompt with a {} for the name, may be repeated (default: the model's own)",
     )
+    command.add_argument(
+        "--background",
+        default="none",
+        choices=("none", "threshold", "words"),
+        help="what is none of the classes: nothing, pixels whose best class is improbable, or "
+        "names of scenes such as sky and wall (default: %(default)s)",
+    )
+    command.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="least probability of a class with --background threshold (default: %(default)s)",
+    )
+    command.add_argument(
+        "--scores", action="store_true", help="write the scores of all classes too (.npz)"
+    )
     command.set_defaults(run_command=_segment)
 
 
@@ -193,7 +209,14 @@ def _segment(arguments: argparse.Namespace) -> int:
             _complain(error)
             failures += 1
             continue
-        result = segmenter.segment(picture, space, arguments.template)
+        result = segmenter.segment(
+            picture,
+            space,
+            arguments.template,
+            scores=arguments.scores,
+            background=arguments.background,
+            threshold=arguments.threshold,
+        )
         saved = result.save(arguments.output, stem)
         found = ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.areas().items())
         tqdm.write(f"{path}: {found} -> {saved['overlay']}")

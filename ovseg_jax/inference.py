@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ Pair = tuple[int, int]  # height, width
 _WINDOW_BATCH = 16  # windows that go through the network at once
 _SIZE_BUCKET = 128  # original sizes are padded to a multiple of this many pixels
 _WHOLE_BUCKET = 32  # and so are pictures that go through the network whole
+_SCORES_AT_ONCE = 2**28  # floats; more names than fit are compared in chunks
 _BACKGROUND = 0  # the class that the rules about areas and probabilities fall back to
 
 
@@ -99,7 +100,8 @@ class Protocol:
       pamr_dilations: distances of the neighbours that take part, in pixels.
       area: classes that get at most this share of what is no background lose their pixels to the
         next best, where class 0 is the background; 0 = no such rule.
-      threshold: pixels whose largest probability is less become class 0.
+      threshold: pixels whose largest probability is less become class 0. Probabilities are a
+        softmax over the names, unless the scores of a system are probabilities by themselves.
     """
 
     short_side: int = 0
@@ -137,10 +139,10 @@ class Protocol:
             fields["pamr_dilations"] = tuple(fields["pamr_dilations"])
         return cls(**fields)
 
-    @property
-    def probabilities(self) -> bool:
+    def needs_softmax(self, scores_are_probabilities: bool = False) -> bool:
         """Whether decisions need a softmax; the largest score is also the most probable."""
-        return bool(self.flip or self.area or self.threshold)
+        rules = bool(self.area or self.threshold)
+        return self.flip or (rules and not scores_are_probabilities)
 
 
 class Canvas(NamedTuple):
@@ -219,6 +221,71 @@ def _round_up(number: int, multiple: int) -> int:
     return math.ceil(number / multiple) * multiple
 
 
+class _Windows(NamedTuple):
+    """The windows of a batch of canvases, in equal steps.
+
+    Attributes:
+      corners: int32 [steps, n, 3], canvas, y and x.
+      real: float32 [steps, n], 0 where a smaller picture has no such window or a step is padded.
+      coverage: float32 [B, H, W, 1], windows over each pixel, at least 1.
+      shape: of a window.
+    """
+
+    corners: jax.Array
+    real: jax.Array
+    coverage: jax.Array
+    shape: Pair
+
+
+def _lay_windows(sizes: jax.Array, shape: Pair, crop: Pair, stride: Pair, bound: int) -> _Windows:
+    grids = [
+        _axis_windows(sizes[:, axis], n, c, s)
+        for axis, (n, c, s) in enumerate(zip(shape, crop, stride, strict=True))
+    ]
+    corners, real = _join_axes(*grids)
+    total = len(corners)
+    steps = math.ceil(total / bound)
+    # Equal steps, so that the padding of the last one is as small as it can be.
+    padding = (0, _round_up(total, steps) - total)
+    corners = jnp.pad(corners, (padding, (0, 0))).reshape(steps, -1, 3)
+    real = jnp.pad(real, padding).reshape(steps, -1)
+    rows, columns = (_coverage(*grid, n, c) for grid, n, c in zip(grids, shape, crop, strict=True))
+    return _Windows(corners, real, rows[:, :, None, None] * columns[:, None, :, None], crop)
+
+
+def _over_steps(function: Callable, *steps: Any) -> Any:
+    """`jax.lax.map`, but one step is no loop: XLA's CPU backend gives loop bodies fewer threads."""
+    if len(jax.tree.leaves(steps)[0]) > 1:
+        return jax.lax.map(lambda step: function(*step), steps)
+    return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], steps)))
+
+
+def _encode_windows(encode: Callable, images: jax.Array, windows: _Windows) -> Any:
+    """Features of all windows, a tree with leaves [steps, n, ...]."""
+    return _over_steps(
+        lambda corners: encode(_cut(images, corners, windows.shape)), windows.corners
+    )
+
+
+def _mean_scores(decode: Callable, features: Any, windows: _Windows) -> jax.Array:
+    """Scores of the canvases [B, H, W, N], from the features of their windows."""
+
+    def add_step(sums, step):
+        part, corners, real = step
+        scores = decode(part, corners).astype(jnp.float32)
+        return _add_windows(sums, scores * real[:, None, None, None], corners), None
+
+    steps = (features, windows.corners, windows.real)
+    first = jax.tree.map(lambda x: x[0], steps)
+    names = jax.eval_shape(decode, *first[:2]).shape[-1]
+    sums = jnp.zeros((*windows.coverage.shape[:3], names))
+    if len(windows.corners) == 1:
+        sums, _ = add_step(sums, first)
+    else:
+        sums, _ = jax.lax.scan(add_step, sums, steps)
+    return sums / windows.coverage
+
+
 def sliding_scores(
     predict: Callable[[jax.Array], jax.Array],
     images: jax.Array,
@@ -227,7 +294,6 @@ def sliding_scores(
     crop: Pair,
     stride: Pair,
     window_batch: int = _WINDOW_BATCH,
-    with_sizes: bool = False,
 ) -> jax.Array:
     """Mean of the scores of overlapping windows.
 
@@ -238,7 +304,6 @@ def sliding_scores(
       crop: height and width of a window.
       stride: pixels between windows, down and across.
       window_batch: bound on the windows that `predict` sees at once.
-      with_sizes: whether `predict` takes how much of its windows is picture too, int32 [n, 2].
 
     Returns:
       float32 [B, H, W, N]; meaningless beyond `sizes`.
@@ -246,37 +311,10 @@ def sliding_scores(
     batch, *shape, _ = images.shape
     if sizes is None:
         sizes = jnp.tile(jnp.asarray(shape, jnp.int32), (batch, 1))
-    grids = [
-        _axis_windows(sizes[:, axis], n, c, s)
-        for axis, (n, c, s) in enumerate(zip(shape, crop, stride, strict=True))
-    ]
-    corners, real = _join_axes(*grids)
-    total = len(corners)
-    steps = math.ceil(total / window_batch)
-    # Equal steps, so that the padding of the last one is as small as it can be.
-    padding = (0, _round_up(total, steps) - total)
-    corners = jnp.pad(corners, (padding, (0, 0))).reshape(steps, -1, 3)
-    real = jnp.pad(real, padding).reshape(steps, -1)
-
-    def scores_of(corners):
-        windows = _cut(images, corners, crop)
-        if not with_sizes:
-            return predict(windows)
-        return predict(windows, jnp.minimum(sizes[corners[:, 0]], jnp.asarray(crop)))
-
-    def add_step(sums, step):
-        corners, real = step
-        scores = scores_of(corners).astype(jnp.float32)
-        return _add_windows(sums, scores * real[:, None, None, None], corners), None
-
-    scores = jax.eval_shape(scores_of, corners[0, :1])
-    sums = jnp.zeros((batch, *shape, scores.shape[-1]))
-    if steps == 1:  # no loop: XLA's CPU backend runs loop bodies with fewer threads
-        sums, _ = add_step(sums, (corners[0], real[0]))
-    else:
-        sums, _ = jax.lax.scan(add_step, sums, (corners, real))
-    covered = [_coverage(*grid, n, c) for grid, n, c in zip(grids, shape, crop, strict=True)]
-    return sums / (covered[0][:, :, None, None] * covered[1][:, None, :, None])
+    windows = _lay_windows(sizes, tuple(shape), crop, stride, window_batch)
+    return _mean_scores(
+        lambda corners, _: predict(_cut(images, corners, crop)), windows.corners, windows
+    )
 
 
 def _axis_windows(
@@ -354,59 +392,29 @@ def segment(
 
     Returns:
       Class ids int32 [B, *label_shape], meaningless beyond the original sizes, and the scores
-      float32 [B, *label_shape, N]: probabilities if `Protocol.probabilities`, which are 0 where a
+      float32 [B, *label_shape, N]: probabilities if `Protocol.needs_softmax`, which are 0 where a
       rule took the class away; otherwise -inf for padding rows.
     """
-    system = model.system()
+    scores = _Scores(model, pixels, sizes, original_sizes, protocol, label_shape)
+    softmax = protocol.needs_softmax(scores.system.scores_are_probabilities)
+    names = len(vocabulary.class_ids)
+    at_once = _SCORES_AT_ONCE // math.prod(pixels.shape[:3])
+    joint = with_scores or protocol.flip or protocol.area or not scores.system.independent_names
+    if names > at_once and not joint:
+        options = dict(softmax=softmax, threshold=protocol.threshold)
+        return _decide_in_chunks(scores, vocabulary, max(1, at_once), **options), None
 
-    def predict(windows, *window_sizes):
-        return system.predict(windows, vocabulary, *window_sizes)
-
-    shape = pixels.shape[1:3]
-    inside = _inside(sizes, shape)[..., None]
-    images = jnp.where(inside, normalize(pixels, model.mean, model.std), 0.0)
-    window = _window_shape(shape, protocol)
-    slide = functools.partial(
-        sliding_scores,
-        predict,
-        crop=window,
-        stride=(protocol.stride,) * 2 if protocol.crop else shape,
-        # Windows within a picture are all picture.
-        with_sizes=protocol.patch > 1 and window != (protocol.crop,) * 2,
-    )
-    views = [images, _mirror(images, sizes)] if protocol.flip else [images]
-    views = [slide(view, sizes) for view in views]
-    if protocol.short_side:
-        down, across = traced_matrices(shape, sizes, original_sizes, label_shape)
-        # A mirrored view comes back mirrored by the order of the rows of its matrix.
-        turns = [across, _mirror(across[:, None], original_sizes)[:, 0]][: len(views)]
-
-        def resized(views, down):
-            return [
-                apply_matrices(view, down, turn) for view, turn in zip(views, turns, strict=True)
-            ]
-    else:
-        views[1:] = [_mirror(view, sizes) for view in views[1:]]
-    if protocol.pamr_steps:
-        if protocol.short_side:
-            images, views = apply_matrices(images, down, across), resized(views, down)
-        options = dict(steps=protocol.pamr_steps, dilations=protocol.pamr_dilations)
-        views = [pamr(images, view, original_sizes, **options) for view in views]
+    views = scores.of(vocabulary)
 
     def decide(with_scores, **rules):
         function = functools.partial(
             _decide,
             class_ids=vocabulary.class_ids,
-            probabilities=protocol.probabilities,
+            softmax=softmax,
             with_scores=with_scores,
             **rules,
         )
-        if protocol.pamr_steps or not protocol.short_side:
-            return function(views)
-        # Block by block, for N scores per pixel of the original would be the largest array by far.
-        blocks = down.reshape(len(down), -1, _SIZE_BUCKET, shape[0]).swapaxes(0, 1)
-        decided = jax.lax.map(lambda block: function(resized(views, block)), blocks)
-        return jax.tree.map(_join_rows, decided)
+        return scores.at_labels(function, views)
 
     if not protocol.area:
         return decide(with_scores, threshold=protocol.threshold)
@@ -416,11 +424,123 @@ def segment(
     return decide(with_scores, kept=kept, threshold=protocol.threshold)
 
 
+class _Scores:
+    """Scores of one batch of canvases for any names; the pictures are encoded once."""
+
+    def __init__(
+        self,
+        model: Model,
+        pixels: jax.Array,
+        sizes: jax.Array,
+        original_sizes: jax.Array,
+        protocol: Protocol,
+        label_shape: Pair,
+    ):
+        """Encodes the pictures; arguments as `segment`."""
+        self.system, self.protocol = model.system(), protocol
+        self.sizes, self.original_sizes = sizes, original_sizes
+        shape = pixels.shape[1:3]
+        inside = _inside(sizes, shape)[..., None]
+        self.images = jnp.where(inside, normalize(pixels, model.mean, model.std), 0.0)
+        crop = _window_shape(shape, protocol)
+        stride = (protocol.stride,) * 2 if protocol.crop else shape
+        self.windows = _lay_windows(sizes, shape, crop, stride, _WINDOW_BATCH)
+        views = [self.images, _mirror(self.images, sizes)] if protocol.flip else [self.images]
+        self.features = [_encode_windows(self.system.encode, view, self.windows) for view in views]
+        if protocol.short_side:
+            down, across = traced_matrices(shape, sizes, original_sizes, label_shape)
+            # A mirrored view comes back mirrored by the order of the rows of its matrix.
+            turned = _mirror(across[:, None], original_sizes)[:, 0]
+            self.down, self.across = down, [across, turned][: len(views)]
+
+    def of(self, names: Vocabulary) -> list[jax.Array]:
+        """Scores [B, h, w, N] of each view, on the canvas or, refined, at the label shape."""
+        protocol, windows = self.protocol, self.windows
+        # Windows within a picture are all picture.
+        partly = protocol.patch > 1 and windows.shape != (protocol.crop,) * 2
+
+        def decode(features, corners):
+            arguments = (features, names, windows.shape)
+            if partly:
+                sizes = jnp.minimum(self.sizes[corners[:, 0]], jnp.asarray(windows.shape))
+                arguments = (*arguments, sizes)
+            return self.system.decode(*arguments)
+
+        views = [_mean_scores(decode, features, windows) for features in self.features]
+        if not protocol.short_side:
+            views[1:] = [_mirror(view, self.sizes) for view in views[1:]]
+        if not protocol.pamr_steps:
+            return views
+        images = self.images
+        if protocol.short_side:
+            images = apply_matrices(images, self.down, self.across[0])
+            views = self._resized(views, self.down)
+        options = dict(steps=protocol.pamr_steps, dilations=protocol.pamr_dilations)
+        return [pamr(images, view, self.original_sizes, **options) for view in views]
+
+    def at_labels(self, function: Callable[[list[jax.Array]], Any], views: list[jax.Array]) -> Any:
+        """A function of the views' scores at the label shape; of every pixel for itself."""
+        if self.protocol.pamr_steps or not self.protocol.short_side:
+            return function(views)
+        # Block by block, for N scores per pixel of the original would be the largest array by far.
+        batch, _, height = self.down.shape
+        blocks = self.down.reshape(batch, -1, _SIZE_BUCKET, height).swapaxes(0, 1)
+        decided = jax.lax.map(lambda block: function(self._resized(views, block)), blocks)
+        return jax.tree.map(_join_rows, decided)
+
+    def _resized(self, views: list[jax.Array], down: jax.Array) -> list[jax.Array]:
+        return [
+            apply_matrices(view, down, across)
+            for view, across in zip(views, self.across, strict=True)
+        ]
+
+
+def _decide_in_chunks(
+    scores: _Scores, vocabulary: Vocabulary, size: int, *, softmax: bool, threshold: float
+) -> jax.Array:
+    """Class ids int32 [B, H, W] like those of `_decide`, with the scores of `size` names at once.
+
+    The largest score so far travels along, and the sum of the exponentials that a probability
+    needs.
+    """
+    padding = -len(vocabulary.class_ids) % size
+    padded = Vocabulary(
+        jnp.pad(vocabulary.embeddings, ((0, padding), (0, 0))),
+        jnp.pad(vocabulary.class_ids, (0, padding), constant_values=-1),
+        jnp.pad(vocabulary.seen, (0, padding)),
+    )
+    chunks = jax.tree.map(lambda rows: rows.reshape(-1, size, *rows.shape[1:]), padded)
+
+    def best_of(names):
+        def best(views):
+            rows = jnp.where(names.class_ids >= 0, views[0], -jnp.inf)
+            total = jax.nn.logsumexp(rows, axis=-1) if softmax else jnp.zeros(rows.shape[:-1])
+            return rows.max(-1), names.class_ids[rows.argmax(-1)], total
+
+        return scores.at_labels(best, scores.of(names))
+
+    def add_chunk(so_far, names):
+        (score, labels, total), (other, other_labels, other_total) = so_far, best_of(names)
+        better = other > score  # the first row wins a tie
+        return (
+            jnp.where(better, other, score),
+            jnp.where(better, other_labels, labels),
+            jnp.logaddexp(total, other_total),
+        ), None
+
+    first, rest = (
+        jax.tree.map(lambda x, part=part: x[part], chunks) for part in (0, slice(1, None))
+    )
+    (score, labels, total), _ = jax.lax.scan(add_chunk, best_of(first), rest)
+    certainty = jnp.exp(score - total) if softmax else score
+    return jnp.where(certainty < threshold, _BACKGROUND, labels) if threshold else labels
+
+
 def _decide(
     views: list[jax.Array],
     *,
     class_ids: jax.Array,
-    probabilities: bool,
+    softmax: bool,
     with_scores: bool,
     kept: jax.Array | None = None,
     threshold: float = 0.0,
@@ -430,14 +550,14 @@ def _decide(
     Args:
       views: scores [B, H, W, N], of the picture and of mirrored ones.
       class_ids: int32 [N], -1 for padding.
-      probabilities: whether scores are compared as the mean softmax of the views.
+      softmax: whether scores are compared as the mean softmax of the views.
       with_scores: whether the scores are returned too.
       kept: bool [B, N], rows that may win; None = all.
       threshold: the least probability that is not background.
     """
     views = [jnp.where(class_ids >= 0, view, -jnp.inf) for view in views]
     scores = views[0]
-    if probabilities:
+    if softmax:
         scores = sum(jax.nn.softmax(view, axis=-1) for view in views) / len(views)
     if kept is not None:
         scores = jnp.where(kept[:, None, None], scores, 0.0)
@@ -499,6 +619,14 @@ def segment_canvases(
         label_shape=canvases[0].label_shape,
         with_scores=with_scores,
     )
+
+
+@jax.jit
+def encode_dense(model: Model, pixels: jax.Array) -> jax.Array:
+    """Patch features [B, h, w, E] of whole pictures, uint8 or normalised float32 [B, H, W, 3]."""
+    system = model.system()
+    features = system.encode(normalize(pixels, model.mean, model.std))
+    return system.dense_features(features, pixels.shape[1:3])
 
 
 @jax.jit

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
@@ -23,6 +24,7 @@ from ovseg_jax.inference import (
     Canvas,
     Model,
     Protocol,
+    encode_dense,
     encode_vocabulary,
     lay_on_canvas,
     segment_canvases,
@@ -32,7 +34,7 @@ from ovseg_jax.pictures import read_picture
 from ovseg_jax.report.colors import label_png, png
 from ovseg_jax.report.overlay import overlay, present_classes
 from ovseg_jax.text.embedding_cache import cache_folder, remembering
-from ovseg_jax.text.label_space import LabelSpace, from_words
+from ovseg_jax.text.label_space import BACKGROUND, LabelSpace, add_background, from_words
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ovseg_jax.text.vocabulary import Vocabulary, build_vocabulary
@@ -40,6 +42,7 @@ from ovseg_jax.weights import load_model_json
 
 Picture = str | os.PathLike | np.ndarray | Image.Image
 
+BACKGROUNDS = ("none", "threshold", "words")
 _ROWS = 16  # vocabularies are padded to a multiple of this many queries
 _KEPT_VOCABULARIES = 32
 _BATCH = 8  # pictures of one canvas shape that go through the network together
@@ -76,10 +79,11 @@ class Segmentation:
         """Writes `<stem>_labels.png`, `<stem>_overlay.png` and `<stem>.json`, all or none.
 
         The labels are a palette PNG of the picture's own size, whose values are indices into the
-        names listed in the JSON file.
+        names listed in the JSON file. Scores, if there are any, go to `<stem>_scores.npz` as
+        `scores` float16 [H, W, N] and `names`.
 
         Returns:
-          The paths by kind: 'labels', 'overlay', 'areas'.
+          The paths by kind: 'labels', 'overlay', 'areas' and, with scores, 'scores'.
 
         Raises:
           UserError: the disk is full or the folder cannot be written.
@@ -99,13 +103,16 @@ class Segmentation:
             "pixels": dict(zip(self.names, pixels.tolist(), strict=True)),
             "areas": self.areas(),
         }
-        atomic_write_all(
-            {
-                paths["labels"]: label_png(self.labels, len(self.names)),
-                paths["overlay"]: png(self.overlay()),
-                paths["areas"]: json.dumps(description, indent=1, ensure_ascii=False).encode(),
-            }
-        )
+        contents = {
+            paths["labels"]: label_png(self.labels, len(self.names)),
+            paths["overlay"]: png(self.overlay()),
+            paths["areas"]: json.dumps(description, indent=1, ensure_ascii=False).encode(),
+        }
+        if self.scores is not None:
+            paths["scores"] = folder / f"{stem}_scores.npz"
+            arrays = {"scores": self.scores.astype(np.float16), "names": np.asarray(self.names)}
+            contents[paths["scores"]] = functools.partial(np.savez_compressed, **arrays)
+        atomic_write_all(contents)
         return paths
 
 
@@ -143,6 +150,8 @@ class Segmenter:
         words: str | Sequence[str] | LabelSpace,
         templates: str | Sequence[str] | None = None,
         scores: bool = False,
+        background: str = "none",
+        threshold: float = 0.5,
     ) -> Segmentation | list[Segmentation]:
         """Gives every pixel one of the names.
 
@@ -153,6 +162,11 @@ class Segmenter:
           templates: prompts with a {} for the name, or a name of `text.templates`; the model's
             own if not given.
           scores: whether to return the scores too.
+          background: what is none of the names: 'none' (every pixel gets one), 'threshold' (pixels
+            whose best name is too improbable) or 'words' (names of scenes, such as sky and wall).
+            Both add a name 'background' in front.
+          threshold: the least probability of a name where `background` is 'threshold'; by the
+            system it is a softmax over the names, or each name's own.
 
         Returns:
           A `Segmentation` of the picture's own size, or a list of them.
@@ -160,13 +174,39 @@ class Segmenter:
         Raises:
           UserError: an unreadable picture, or words that are empty, repeated or unknown.
         """
+        if background not in BACKGROUNDS:
+            raise UserError(
+                f"unknown background {background!r}; use one of {', '.join(BACKGROUNDS)}."
+            )
         if isinstance(templates, str):
             templates = load_templates(templates)
         space = words if isinstance(words, LabelSpace) else from_words(words)
-        vocabulary = self._vocabulary(space.classes, tuple(templates or self.templates))
+        if background == "words":
+            space = add_background(space)
+        question = _Question(
+            self._vocabulary(space.classes, tuple(templates or self.templates)),
+            space.unique_names,
+            self.protocol,
+            scores,
+        )
+        if background == "threshold":
+            question = question.with_threshold(threshold)
         if isinstance(pictures, list | tuple):
-            return self._segment(pictures, space, vocabulary, scores)
-        return self._segment([pictures], space, vocabulary, scores)[0]
+            return self._segment(pictures, question)
+        return self._segment([pictures], question)[0]
+
+    def encode_dense(self, picture: Picture) -> np.ndarray:
+        """Features of the patches, in the space of the names' embeddings.
+
+        The picture is resized as for `segment` and taken whole; incomplete patches at its right
+        and lower ends are cut off.
+
+        Returns:
+          float32 [h, w, E], of unit length.
+        """
+        protocol = dataclasses.replace(self.protocol, crop=0, patch=1, pad_patches=False)
+        canvas = lay_on_canvas(read_picture(picture), protocol)
+        return np.asarray(encode_dense(self.model, canvas.pixels[None]))[0]
 
     def _build_vocabulary(
         self, classes: tuple[tuple[str, ...], ...], templates: tuple[str, ...]
@@ -197,25 +237,61 @@ class Segmenter:
                     "of the captions that it was trained on, in any combination."
                 )
 
-    def _segment(
-        self, pictures: Sequence[Picture], space: LabelSpace, vocabulary: Vocabulary, scores: bool
-    ) -> list[Segmentation]:
+    def _segment(self, pictures: Sequence[Picture], question: "_Question") -> list[Segmentation]:
         images = [read_picture(picture) for picture in pictures]
-        canvases = [lay_on_canvas(image, self.protocol) for image in images]
+        canvases = [lay_on_canvas(image, question.protocol) for image in images]
         found: dict[int, Segmentation] = {}
         for group in _alike(canvases):
             labels, rows = segment_canvases(
-                self.model, vocabulary, [canvases[i] for i in group], self.protocol, scores
+                self.model,
+                question.vocabulary,
+                [canvases[i] for i in group],
+                question.protocol,
+                question.scores,
             )
             for place, i in enumerate(group):
                 height, width = images[i].shape[:2]
                 own = np.asarray(labels[place])[:height, :width]
                 row = None
                 if rows is not None:
-                    row = np.asarray(rows[place])[:height, :width]
-                    row = _per_class(row, vocabulary, len(space))
-                found[i] = Segmentation(images[i], own, space.unique_names, row)
+                    row = question.per_class(np.asarray(rows[place])[:height, :width])
+                found[i] = Segmentation(images[i], own, question.names, row)
         return [found[i] for i in range(len(images))]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Question:
+    """What is asked of pictures: names, how they are compared, and whether scores are wanted."""
+
+    vocabulary: Vocabulary
+    names: tuple[str, ...]
+    protocol: Protocol
+    scores: bool
+
+    def with_threshold(self, threshold: float) -> "_Question":
+        """Adds a class in front that has no words and takes what is too improbable."""
+        if not 0 < threshold < 1:
+            raise UserError(f"the threshold {threshold} is no probability; use one such as 0.5.")
+        if BACKGROUND in self.names:
+            raise UserError("the words name a background already; leave it out, or the threshold.")
+        ids = self.vocabulary.class_ids
+        return _Question(
+            dataclasses.replace(self.vocabulary, class_ids=jnp.where(ids < 0, ids, ids + 1)),
+            (BACKGROUND, *self.names),
+            dataclasses.replace(self.protocol, threshold=threshold),
+            self.scores,
+        )
+
+    def per_class(self, rows: np.ndarray) -> np.ndarray:
+        """Best score of the synonyms of each class, [H, W, N] -> [H, W, classes].
+
+        A class without words has its threshold.
+        """
+        ids = np.asarray(self.vocabulary.class_ids)
+        best = np.full((*rows.shape[:2], len(self.names)), self.protocol.threshold, np.float32)
+        for index in np.unique(ids[ids >= 0]):
+            best[..., index] = rows[..., ids == index].max(axis=-1)
+        return best
 
 
 def _alike(canvases: Sequence[Canvas]) -> Iterator[list[int]]:
@@ -232,12 +308,6 @@ def _alike(canvases: Sequence[Canvas]) -> Iterator[list[int]]:
             yield members[start : start + _BATCH]
         for i in members[whole:]:
             yield [i]
-
-
-def _per_class(scores: np.ndarray, vocabulary: Vocabulary, count: int) -> np.ndarray:
-    """Best score of the synonyms of each class: [H, W, N] -> [H, W, count]."""
-    ids = np.asarray(vocabulary.class_ids)
-    return np.stack([scores[..., ids == index].max(axis=-1) for index in range(count)], axis=-1)
 
 
 def load(path: str | os.PathLike) -> Segmenter:

@@ -5,6 +5,7 @@ import numpy as np
 from flax import nnx
 
 from ovseg_jax.inference import Model
+from ovseg_jax.systems.system import System
 from ovseg_jax.text.vocabulary import Vocabulary
 
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
@@ -12,7 +13,7 @@ NAMES = tuple(COLORS)
 MEAN, STD = (100.0, 110.0, 120.0), (50.0, 60.0, 70.0)
 
 
-class ColorSystem(nnx.Module):
+class ColorSystem(System):
     """Scores a pixel by its nearness to the colour of a name; `context` looks at the window."""
 
     def __init__(self, context: float = 0.0, *, rngs: nnx.Rngs):
@@ -24,7 +25,13 @@ class ColorSystem(nnx.Module):
     def encode_vocabulary(self, tokens):
         return self.colors[...][tokens[:, 0, 0]]
 
-    def predict(self, image, vocabulary):
+    def encode(self, image):
+        return image
+
+    def dense_features(self, image, shape):
+        return image
+
+    def decode(self, image, vocabulary, shape):
         pixels = image * jnp.asarray(STD) + jnp.asarray(MEAN)
         far = (pixels[..., None, :] - vocabulary.embeddings) ** 2
         scores = -self.gain[...] * far.sum(-1) / 255**2

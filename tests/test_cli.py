@@ -133,3 +133,12 @@ def test_a_packaged_vocabulary(model_folder, pictures, tmp_path, capsys):  # noq
     missing = ["segment", pictures[0], f"--model={model_folder}", "--words-file=nowhere.txt"]
     assert cli.main(missing) == 1
     assert "cannot read the words in nowhere.txt" in capsys.readouterr().err
+
+
+def test_background_and_scores(model_folder, pictures, tmp_path):  # noqa: F811
+    out = tmp_path / "out"
+    rest = ("--background=threshold", "--threshold=0.7", "--scores")
+    assert segment(model_folder, out, pictures[0], *rest) == 0
+    assert json.loads((out / "p0.json").read_text())["names"][0] == "background"
+    with np.load(out / "p0_scores.npz") as saved:
+        assert saved["names"][0] == "background" and saved["scores"].shape[-1] == 5

@@ -10,6 +10,7 @@ import pytest
 from fake_system import color_model, color_vocabulary, scene
 from scipy.special import softmax
 
+from ovseg_jax import inference
 from ovseg_jax.errors import UserError
 from ovseg_jax.inference import (
     Model,
@@ -23,6 +24,7 @@ from ovseg_jax.inference import (
 from ovseg_jax.ops.pamr import pamr
 from ovseg_jax.ops.resize import interpolation_matrix, resize, resize_traced
 from ovseg_jax.ops.windows import num_windows
+from ovseg_jax.text.vocabulary import Vocabulary
 
 GOLDEN = Path(__file__).parents[2] / "shared/golden/metrics/mmseg_slide_tta.npz"
 
@@ -170,7 +172,7 @@ def test_a_protocol_from_a_config_has_defaults_and_can_be_hashed():
     section = dict(batch_size=3, short_side=40, crop=32, stride=16, pamr_dilations=[2, 4])
     protocol = Protocol.from_config(section)
     assert protocol == Protocol(40, 32, 16, pamr_dilations=(2, 4))
-    assert hash(protocol) and not protocol.probabilities
+    assert hash(protocol) and not protocol.needs_softmax()
 
 
 def background_reference(scores, class_ids, area, threshold):
@@ -272,6 +274,33 @@ def test_recorded_sliding_windows_of_mmsegmentation():
         )
         wanted = recorded[f"out/slide_{name}_softmax_ori"].transpose(0, 2, 3, 1)
         np.testing.assert_allclose(jax.nn.softmax(back, -1), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.07])
+def test_names_in_chunks_give_the_same_labels(monkeypatch, threshold):
+    """More names than fit in memory are compared in parts; pictures are encoded once."""
+    rng = np.random.default_rng(4)
+    rows = 53
+    names = Vocabulary(
+        jnp.asarray(rng.integers(0, 4, (rows, 3)) * 85.0, jnp.float32),  # some of them twice
+        jnp.asarray(np.where(np.arange(rows) % 9 == 8, -1, np.arange(rows)), jnp.int32),
+        jnp.ones(rows, bool),
+    )
+    pictures = [scene(40, 60, seed=seed)[0] for seed in (1, 2)]
+    for protocol in (
+        Protocol(short_side=32, crop=32, stride=16, threshold=threshold),
+        Protocol(threshold=threshold, pamr_steps=1, pamr_dilations=(1,)),
+    ):
+        canvases = [lay_on_canvas(picture, protocol) for picture in pictures]
+        found = []
+        for at_once in (2**28, 9 * 2 * 32 * 64, 1):
+            monkeypatch.setattr(inference, "_SCORES_AT_ONCE", at_once)
+            segment.clear_cache()
+            found.append(segment_canvases(color_model(), names, canvases, protocol)[0])
+        assert len(np.unique(found[0][:, :40, :60])) > 2
+        for labels in found[1:]:
+            assert np.mean(labels[:, :40, :60] == found[0][:, :40, :60]) > 0.999  # ties
+    segment.clear_cache()
 
 
 def test_model_is_a_pytree_with_a_static_graph():

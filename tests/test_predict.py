@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fake_system import MEAN, NAMES, STD, ColorSystem, ColorTokenizer, color_model, scene
 from PIL import Image
+from scipy.special import softmax
 
 from ovseg_jax import files, inference, models, predict
 from ovseg_jax.errors import UserError
@@ -266,3 +267,49 @@ def test_embeddings_outlive_the_segmenter(segmenter, tmp_path):
     segmenter._vocabulary.cache_clear()
     again = segmenter._vocabulary((("red",), ("green",)), ("a {}",))
     np.testing.assert_array_equal(again.embeddings, 7 * np.asarray(first.embeddings))
+
+
+def test_what_is_none_of_the_names(segmenter):
+    image = scene(40, 40)[0]
+    words = "red; green"
+    best = segmenter.segment(image, words)
+    found = segmenter.segment(image, words, background="threshold", threshold=0.7, scores=True)
+    assert found.names == ("background", "red", "green")
+    named = found.labels > 0
+    np.testing.assert_array_equal(found.labels[named], best.labels[named] + 1)
+    probable = softmax(segmenter.segment(image, words, scores=True).scores, -1).max(-1) >= 0.7
+    assert np.mean(named == probable) > 0.99 and 0 < named.mean() < 1
+    assert found.scores.shape == (40, 40, 3) and np.all(found.scores[..., 0] == np.float32(0.7))
+    with pytest.raises(UserError, match="unknown background 'sky'"):
+        segmenter.segment(image, words, background="sky")
+    with pytest.raises(UserError, match="is no probability"):
+        segmenter.segment(image, words, background="threshold", threshold=2)
+
+
+def test_background_words_are_those_that_the_user_has_not_named(segmenter, monkeypatch):
+    monkeypatch.setattr(
+        segmenter.tokenizer.__class__, "unknown_words", lambda self, text: (), raising=True
+    )
+    asked = []
+
+    def tokens(self, texts):
+        asked.extend(text.removeprefix("a ") for text in texts)
+        return np.ones((len(texts), 1), np.int32)
+
+    monkeypatch.setattr(segmenter.tokenizer.__class__, "__call__", tokens)
+    result = segmenter.segment(scene(20, 20)[0], "cat; grass", background="words")
+    assert result.names == ("background", "cat", "grass")
+    assert {"sky", "wall", "cat"} < set(asked) and asked.count("grass") == 1
+
+
+def test_dense_features_are_those_that_segment_uses():
+    segmenter = Segmenter(color_model(), ColorTokenizer(), ("a {}",), Protocol(short_side=20))
+    picture = scene(40, 60)[0]
+    assert segmenter.encode_dense(picture).shape == (20, 30, 3)
+
+
+def test_scores_are_saved(segmenter, tmp_path):
+    result = segmenter.segment(scene(20, 30)[0], WORDS, scores=True)
+    with np.load(result.save(tmp_path)["scores"]) as saved:
+        assert saved["names"].tolist() == list(NAMES)
+        np.testing.assert_allclose(saved["scores"], result.scores, rtol=1e-2, atol=1e-3)

@@ -234,7 +234,7 @@ def compare_maskclip_vit(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
                 system.config = dataclasses.replace(system.config, options=options)
                 pair = f"ks{ks}_pd{pd}"
                 padded = pad_to_patches(image, system.clip.image.config.patch_size)
-                results[f"head_{pair}"] = to_nchw(system.logits(padded, vocabulary))
+                results[f"head_{pair}"] = to_nchw(system.logits(system.encode(padded), vocabulary))
                 if pair in originals:
                     labels, softmax = _whole_pictures(system, vocabulary, image, originals[pair])
                     results |= {f"pred_{pair}": labels, f"softmax_{pair}": softmax}
@@ -395,7 +395,7 @@ def _windows(
     def forward(model, window):
         system = model.system()
         padded = pad_around(window, system.config.window_multiple)
-        results = {"input": padded, "logits": system.scores(padded, vocabulary) / scale}
+        results = {"input": padded, "logits": system.predict(padded, vocabulary) / scale}
         if system.proxy is not None:
             results["vfm_feats"] = system.proxy_features(padded)
             results["tokens"] = system.features(padded)[0]
@@ -441,7 +441,7 @@ def _decisions(
     protocols = [protocol, raw, dataclasses.replace(unrefined, short_side=0), unrefined]
     decided = _segment_each(model, vocabulary, canvas, protocols)
     (labels, probabilities), *scores = decided
-    if not protocol.probabilities:
+    if not protocol.needs_softmax():
         probabilities = jax.nn.softmax(probabilities, axis=-1)
     best = _per_class(np.asarray(probabilities[0]), np.asarray(vocabulary.class_ids))
     if str(meta["method"]) == "NACLIP":  # its maxima of synonyms are brought to a sum of 1

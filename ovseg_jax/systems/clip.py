@@ -23,6 +23,7 @@ from ovseg_jax.networks.clip import (
 )
 from ovseg_jax.networks.clip_resnet import ResNetConfig
 from ovseg_jax.ops.resize import resize
+from ovseg_jax.systems.system import System
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -37,7 +38,7 @@ class ClipSystemConfig:
     max_logit_scale: float = MAX_LOGIT_SCALE  # paper, section 2.5
 
 
-class ClipSystem(nnx.Module):
+class ClipSystem(System):
     """CLIP with a contrastive loss and a dense prediction."""
 
     def __init__(self, config: ClipSystemConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
@@ -80,19 +81,20 @@ class ClipSystem(nnx.Module):
         scalars["accuracy"] = hit.mean()
         return contrastive_loss(image, text, scale) + entity_loss, scalars
 
-    def predict(self, image: jax.Array, vocabulary: Vocabulary) -> jax.Array:
-        """Cosine similarity of every pixel and name, times the learned scale.
+    def encode(self, image: jax.Array) -> jax.Array:
+        """Normalised pictures float32 [B, H, W, 3] -> unit-length patch features [B, h, w, E]."""
+        return normalize(self.clip.image.dense(image))
 
-        Args:
-            image: float32 [B, H, W, 3], normalised.
-            vocabulary: N rows.
-
-        Returns:
-            float32 [B, H, W, N], bilinear from the patch grid.
-        """
-        dense = normalize(self.clip.image.dense(image))  # [B, h, w, E]
+    def decode(
+        self, features: jax.Array, vocabulary: Vocabulary, shape: tuple[int, int]
+    ) -> jax.Array:
+        """Cosines times the learned scale, float32 [B, *shape, N], bilinear from the patch grid."""
         scale = jnp.exp(self.clip.logit_scale[...])
-        return resize(dense @ vocabulary.embeddings.T * scale, image.shape[1:3])
+        return resize(features @ vocabulary.embeddings.T * scale, shape)
+
+    def dense_features(self, features: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        """What `encode` gave, [B, h, w, E]."""
+        return features
 
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """All parameters train; gains, biases and tables do not decay (paper, section 2.5)."""

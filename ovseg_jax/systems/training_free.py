@@ -27,6 +27,7 @@ from ovseg_jax.networks.vit import DinoConfig
 from ovseg_jax.ops.resize import resize, resize_traced
 from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from ovseg_jax.systems.clip import clip_config
+from ovseg_jax.systems.system import System
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -74,7 +75,7 @@ class TrainingFreeConfig:
             )
 
 
-class TrainingFree(nnx.Module):
+class TrainingFree(System):
     """The system; parameter paths `clip/…` and, for ProxyCLIP, `proxy/…`."""
 
     def __init__(self, config: TrainingFreeConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
@@ -111,40 +112,59 @@ class TrainingFree(nnx.Module):
         pixels = image * jnp.asarray(CLIP_STD) + jnp.asarray(CLIP_MEAN)
         return self.proxy((pixels - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD))
 
-    def logits(self, image: jax.Array, vocabulary: Vocabulary) -> jax.Array:
+    @property
+    def independent_names(self) -> bool:
+        """Refinements compare the names with each other."""
+        return not _REFINEMENTS & {name for name, _ in self.config.options}
+
+    def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """Unit-length features [B, h, w, E] of normalised pictures, and the keys of `refine`."""
+        features, keys = self.features(pad_around(image, self.config.window_multiple))
+        return normalize(features), keys
+
+    def logits(
+        self, features: tuple[jax.Array, jax.Array | None], vocabulary: Vocabulary
+    ) -> jax.Array:
         """Scores of every patch and name, float32 [B, h, w, N]."""
-        features, keys = self.features(image)
-        cosines = normalize(features) @ vocabulary.embeddings.T
+        features, keys = features
+        cosines = features @ vocabulary.embeddings.T
         refinements = {name: value for name, value in self.config.options if name in _REFINEMENTS}
         real = vocabulary.class_ids >= 0
         return self.config.logit_scale * refine(cosines, keys, real, **refinements)
 
-    def scores(self, image: jax.Array, vocabulary: Vocabulary) -> jax.Array:
-        """Scores of every pixel of a window that is taken as it is, float32 [B, H, W, N]."""
-        return resize(self.logits(image, vocabulary), image.shape[1:3])
-
-    def predict(
-        self, image: jax.Array, vocabulary: Vocabulary, sizes: jax.Array | None = None
+    def decode(
+        self,
+        features: tuple[jax.Array, jax.Array | None],
+        vocabulary: Vocabulary,
+        shape: tuple[int, int],
+        sizes: jax.Array | None = None,
     ) -> jax.Array:
         """Scores of every pixel and name.
 
         Args:
-          image: float32 [B, H, W, 3], normalised.
+          features: what `encode` gave.
           vocabulary: N rows, one per query: synonyms are several.
+          shape: height and width of the pictures.
           sizes: int32 [B, 2], how much of each image is picture. The patches are spread over that
             much; it must be as many as if the image ended there. All of the image if absent.
 
         Returns:
-          float32 [B, H, W, N], bilinear from the patches.
+          float32 [B, *shape, N], bilinear from the patches.
         """
-        shape = image.shape[1:3]
+        logits = self.logits(features, vocabulary)
         if sizes is not None:
-            logits = self.logits(image, vocabulary)
             grids = jnp.broadcast_to(jnp.asarray(logits.shape[1:3]), sizes.shape)
             return resize_traced(logits, grids, sizes, shape)
-        scores = self.scores(pad_around(image, self.config.window_multiple), vocabulary)
-        (y, _), (x, _) = (_margins(n, self.config.window_multiple) for n in shape)
-        return scores[:, y : y + shape[0], x : x + shape[1]]
+        margins = [_margins(n, self.config.window_multiple) for n in shape]
+        (y, _), (x, _) = margins
+        padded = tuple(n + sum(margin) for n, margin in zip(shape, margins, strict=True))
+        return resize(logits, padded)[:, y : y + shape[0], x : x + shape[1]]
+
+    def dense_features(
+        self, features: tuple[jax.Array, jax.Array | None], shape: tuple[int, int]
+    ) -> jax.Array:
+        """Features of the patches, margins included, [B, h, w, E]."""
+        return features[0]
 
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """Nothing trains."""

@@ -16,6 +16,7 @@ from ovseg_jax.networks.clip import CLIP, CLIPConfig, encode_prompts
 from ovseg_jax.networks.zegclip import DeepPrompts, RelationshipDecoder, prompted_features
 from ovseg_jax.ops.resize import resize
 from ovseg_jax.systems.clip import clip_config
+from ovseg_jax.systems.system import System
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -50,7 +51,7 @@ class ZegCLIPConfig:
             )
 
 
-class ZegCLIP(nnx.Module):
+class ZegCLIP(System):
     """The system; parameter paths `clip/…`, `prompts/…`, `head/…`."""
 
     def __init__(self, config: ZegCLIPConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
@@ -88,16 +89,21 @@ class ZegCLIP(nnx.Module):
           float32 [B, h, w, C], and the values on the way (see `prompted_features` and
           `RelationshipDecoder`), with `cls` [B, E] and `patches` [B, h·w, E].
         """
-        rate, scale = self.config.dropout, self.config.input_scale
-        cls, patches, trace = prompted_features(
-            self.clip.image, self.prompts, image, dropout_rate=rate, rngs=rngs
+        cls, patches, trace = self._features(image, rngs)
+        masks, decoded = self._decode(cls, patches, embeddings, self.clip.image.grid(image), rngs)
+        return masks, trace | {"cls": cls, "patches": patches} | decoded
+
+    def _features(self, image: jax.Array, rngs: nnx.Rngs | None):
+        return prompted_features(
+            self.clip.image, self.prompts, image, dropout_rate=self.config.dropout, rngs=rngs
         )
-        trace |= {"cls": cls, "patches": patches}
+
+    def _decode(self, cls, patches, embeddings, grid: tuple[int, int], rngs: nnx.Rngs | None):
+        """Mask logits [B, *grid, C] from features, and the values on the way."""
+        rate, scale = self.config.dropout, self.config.input_scale
         inputs = ((x * scale).astype(self.dtype) for x in (embeddings, cls, patches))
         scores, decoded = self.head(*inputs, dropout_rate=rate, rngs=rngs)  # [B, C, h·w]
-        grid = self.clip.image.grid(image)
-        masks = scores.transpose(0, 2, 1).reshape(scores.shape[0], *grid, -1)
-        return masks, trace | decoded
+        return scores.transpose(0, 2, 1).reshape(len(cls), *grid, -1), decoded
 
     def training_labels(
         self, labels: jax.Array, masks: jax.Array, vocabulary: Vocabulary
@@ -169,18 +175,35 @@ class ZegCLIP(nnx.Module):
             return scores
         return scores - self.config.calibration * vocabulary.seen
 
-    def predict(self, image: jax.Array, vocabulary: Vocabulary) -> jax.Array:
-        """Score of every pixel and name.
+    @property
+    def scores_are_probabilities(self) -> bool:
+        """They are sigmoids."""
+        return True
 
-        Args:
-          image: float32 [B, H, W, 3], normalised.
-          vocabulary: N rows.
+    def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Embeddings [B, E] of normalised pictures [B, H, W, 3] and of their patches [B, N, E]."""
+        cls, patches, _ = self._features(image, None)
+        return cls, patches
 
-        Returns:
-          float32 [B, H, W, N], sigmoids minus the calibration of seen classes.
-        """
-        masks, _ = self.masks(image, vocabulary.embeddings)
-        return resize(self.scores(masks, vocabulary), image.shape[1:3])
+    def decode(
+        self,
+        features: tuple[jax.Array, jax.Array],
+        vocabulary: Vocabulary,
+        shape: tuple[int, int],
+    ) -> jax.Array:
+        """Sigmoids minus the calibration of seen classes, float32 [B, *shape, N]."""
+        masks, _ = self._decode(*features, vocabulary.embeddings, self._grid(shape), None)
+        return resize(self.scores(masks, vocabulary), shape)
+
+    def dense_features(
+        self, features: tuple[jax.Array, jax.Array], shape: tuple[int, int]
+    ) -> jax.Array:
+        """The patches' embeddings that the decoder attends to, [B, h, w, E]."""
+        return features[1].reshape(len(features[1]), *self._grid(shape), -1)
+
+    def _grid(self, shape: tuple[int, int]) -> tuple[int, int]:
+        patch = self.config.clip.image.patch_size
+        return shape[0] // patch, shape[1] // patch
 
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """Prompts and decoder train, save what has no path to the loss; norms decay as well.

@@ -27,6 +27,9 @@ _FIELDS = (
 )
 
 
+BACKGROUND = "background"
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelSpace:
     """The classes of a data set in evaluation order.
@@ -181,6 +184,28 @@ def read_words(path: str | Path) -> LabelSpace:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise UserError(f"cannot read the words in {path} ({reason}); check the file.") from error
     return from_words(lines, Path(path).stem)
+
+
+def add_background(space: LabelSpace) -> LabelSpace:
+    """Puts a class 'background' in front: words of scenes that the space does not hold itself.
+
+    The words are those that SCLIP gives the background of PASCAL VOC.
+
+    Raises:
+      UserError: the space has a background of its own.
+    """
+    if space.background is not None or BACKGROUND in space.display_names:
+        raise UserError(f"{space.name!r} names its own background, so none can be added")
+    own = {word.strip().lower() for words in space.classes for word in words}
+    scenes = tuple(word for word in load_label_space("voc21").classes[0] if word not in own)
+    return dataclasses.replace(
+        space,
+        classes=(scenes, *space.classes),
+        seen=tuple(i + 1 for i in space.seen),
+        unseen=tuple(i + 1 for i in space.unseen),
+        background=0,
+        canonical=(BACKGROUND, *space.display_names),
+    )
 
 
 def _check_unique(space: LabelSpace) -> None:

@@ -5,7 +5,12 @@ import pytest
 
 import ovseg_jax.text.label_space as module
 from ovseg_jax.errors import UserError
-from ovseg_jax.text.label_space import from_words, label_space_names, load_label_space
+from ovseg_jax.text.label_space import (
+    add_background,
+    from_words,
+    label_space_names,
+    load_label_space,
+)
 
 # Where a name carries the number of its evaluated classes.
 COUNTS = {
@@ -119,3 +124,17 @@ def test_faulty_files_are_explained(tmp_path, content, message):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="there is no label space file"):
         load_label_space(tmp_path / "mine.json")
+
+
+def test_background_words_leave_out_the_users_own():
+    space = add_background(from_words("cat; Grass, lawn"))
+    assert space.background == 0 and space.display_names == ("background", "cat", "Grass")
+    assert "sky" in space.classes[0] and "grass" not in space.classes[0]
+    assert space.classes[1:] == (("cat",), ("Grass", "lawn"))
+    moved = add_background(load_label_space("shapes"))
+    assert [moved.names[i] for i in moved.unseen] == [
+        load_label_space("shapes").names[i] for i in load_label_space("shapes").unseen
+    ]
+    for taken in (load_label_space("voc21"), from_words("cat; background")):
+        with pytest.raises(UserError, match="names its own background"):
+            add_background(taken)
