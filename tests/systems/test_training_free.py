@@ -77,7 +77,7 @@ def reference(system, image, crop, stride, original):
         multiple = system.config.window_multiple
         padded = pad_around(window, multiple)
         y, x = (-n % multiple // 2 for n in window.shape[1:3])
-        found = system.scores(padded, names)
+        found = resize(system.logits(system.encode(padded), names), padded.shape[1:3])
         return found[:, y : y + window.shape[1], x : x + window.shape[2]]
 
     (height, width), crop = image.shape[:2], crop or max(image.shape)
@@ -144,7 +144,9 @@ def test_maskclip_pads_whole_pictures_and_spreads_the_padding_too():
     _, scores = segment_canvases(model, vocabulary(), [canvas], protocol, with_scores=True)
     resized = normalize(canvas.pixels[:14, :22], MEAN, STD)
     padded = jnp.pad(resized, ((0, 2), (0, 2), (0, 0)))[None]
-    patches = jax.jit(lambda image: system.logits(image, vocabulary()))(padded)  # [1, 4, 6, N]
+    patches = jax.jit(lambda image: system.logits(system.encode(image), vocabulary()))(
+        padded
+    )  # [1, 4, 6, N]
     wanted = resize(resize(patches, (14, 22)), (28, 44))
     np.testing.assert_allclose(scores[:, :28, :44], wanted, atol=1e-4)
 
