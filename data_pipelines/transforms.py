@@ -369,8 +369,13 @@ class Tokenize(Step):
         """Adds the ids; the strings stay on the host.
 
         Raises:
-          UserError: an entity has more than `entity_tokens` tokens.
+          UserError: the source has no entities, or one has more than `entity_tokens` tokens.
         """
+        if self.max_entities and "entities" not in example:
+            raise UserError(
+                "the transform 'tokenize' finds no entities in the example; choose a source that "
+                "lists them, or set max_entities to 0"
+            )
         names = [name for name in example.get("entities", "").split(";") if name]
         names = names[: self.max_entities]
         ids = np.asarray(self.tokenizer([example["caption"], *names]), np.int32)
@@ -383,7 +388,7 @@ class Tokenize(Step):
                     f"the entity {name!r} has more than {self.entity_tokens} tokens; raise "
                     "entity_tokens of the transform 'tokenize'"
                 )
-            row[:] = tokens[: self.entity_tokens]
+            row[: len(tokens)] = tokens[: self.entity_tokens]
         return example | {"text": ids[0], "entity_text": entity_text}
 
 

@@ -15,9 +15,11 @@ _EXAMPLES = """examples:
   ovseg parity tests/golden/zegclip/*.npz"""
 
 _SEGMENT_HELP = """Writes, for each picture and at its own size,
-  <name>_labels.png   palette PNG, values are positions in the list of words
+  <name>_labels.png   palette PNG, values are positions in the names of the JSON file: those of
+                      the words in their order, after "background" where one was asked for
   <name>_overlay.png  the picture under its segments, with a legend (small pictures are enlarged)
-  <name>.json         the share of the picture of each name"""
+  <name>.json         the names, and the share of the picture of each
+  <name>_scores.npz   with --scores: scores in half precision [height, width, names], and names"""
 
 _SEGMENT_EXAMPLES = """examples:
   ovseg segment photo.jpg --words "striped star; dotted ring; grass" --model runs/shapes_zegclip
@@ -124,8 +126,7 @@ def _add_segment(commands) -> None:
     command.add_argument(
         "--threshold",
         type=float,
-        default=0.5,
-        help="least probability of a class with --background threshold (default: %(default)s)",
+        help="least probability of the best word with --background threshold (default: 0.5)",
     )
     command.add_argument(
         "--scores", action="store_true", help="write the scores of all classes too (.npz)"
@@ -193,10 +194,11 @@ def _segment(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm  # heavy imports: not for --help and --version
 
     from ovseg_jax.pictures import find_pictures, read_picture
-    from ovseg_jax.predict import load
+    from ovseg_jax.predict import check_background, load
 
     # Mistakes in the words and places should not wait for the model.
     space = _label_space(arguments)
+    check_background(space, arguments.background, arguments.threshold)
     paths = find_pictures(_listed(arguments.pictures))
     segmenter = load(arguments.model)
     failures = 0

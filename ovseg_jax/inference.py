@@ -141,8 +141,9 @@ class Protocol:
 
     def needs_softmax(self, scores_are_probabilities: bool = False) -> bool:
         """Whether decisions need a softmax; the largest score is also the most probable."""
-        rules = bool(self.area or self.threshold)
-        return self.flip or (rules and not scores_are_probabilities)
+        if scores_are_probabilities and self.threshold:
+            return False
+        return bool(self.flip or self.area or self.threshold)
 
 
 class Canvas(NamedTuple):
@@ -253,18 +254,16 @@ def _lay_windows(sizes: jax.Array, shape: Pair, crop: Pair, stride: Pair, bound:
     return _Windows(corners, real, rows[:, :, None, None] * columns[:, None, :, None], crop)
 
 
-def _over_steps(function: Callable, *steps: Any) -> Any:
-    """`jax.lax.map`, but one step is no loop: XLA's CPU backend gives loop bodies fewer threads."""
-    if len(jax.tree.leaves(steps)[0]) > 1:
-        return jax.lax.map(lambda step: function(*step), steps)
-    return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], steps)))
-
-
 def _encode_windows(encode: Callable, images: jax.Array, windows: _Windows) -> Any:
     """Features of all windows, a tree with leaves [steps, n, ...]."""
-    return _over_steps(
-        lambda corners: encode(_cut(images, corners, windows.shape)), windows.corners
-    )
+
+    def step(corners):
+        return encode(_cut(images, corners, windows.shape))
+
+    if len(windows.corners) > 1:
+        return jax.lax.map(step, windows.corners)
+    # One step is no loop: XLA's CPU backend runs loop bodies with fewer threads.
+    return jax.tree.map(lambda x: x[None], step(windows.corners[0]))
 
 
 def _mean_scores(decode: Callable, features: Any, windows: _Windows) -> jax.Array:
@@ -366,7 +365,6 @@ def _coverage(starts: jax.Array, real: jax.Array, length: int, crop: int) -> jax
     return jnp.maximum((inside & real[..., None]).sum(axis=1), 1).astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("protocol", "label_shape", "with_scores"))
 def segment(
     model: Model,
     vocabulary: Vocabulary,
@@ -378,7 +376,7 @@ def segment(
     label_shape: Pair,
     with_scores: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Segments a batch of canvases; the one compiled function of inference.
+    """Segments a batch of canvases; inference's one compiled program.
 
     Args:
       model: the system and its pixel statistics.
@@ -395,14 +393,45 @@ def segment(
       float32 [B, *label_shape, N]: probabilities if `Protocol.needs_softmax`, which are 0 where a
       rule took the class away; otherwise -inf for padding rows.
     """
+    threshold = np.float32(protocol.threshold) if protocol.threshold else None
+    return compiled_segment(
+        model,
+        vocabulary,
+        pixels,
+        sizes,
+        original_sizes,
+        threshold,
+        # That there is one belongs to the program, its value does not.
+        protocol=dataclasses.replace(protocol, threshold=float(threshold is not None)),
+        label_shape=label_shape,
+        with_scores=with_scores,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("protocol", "label_shape", "with_scores"))
+def compiled_segment(
+    model: Model,
+    vocabulary: Vocabulary,
+    pixels: jax.Array,
+    sizes: jax.Array,
+    original_sizes: jax.Array,
+    threshold: jax.Array | None,
+    *,
+    protocol: Protocol,
+    label_shape: Pair,
+    with_scores: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+    """`segment`, with the threshold apart from the protocol."""
     scores = _Scores(model, pixels, sizes, original_sizes, protocol, label_shape)
     softmax = protocol.needs_softmax(scores.system.scores_are_probabilities)
     names = len(vocabulary.class_ids)
-    at_once = _SCORES_AT_ONCE // math.prod(pixels.shape[:3])
+    refined = protocol.pamr_steps and protocol.short_side  # at the size of the labels
+    area = math.prod(label_shape if refined else pixels.shape[1:3])
+    at_once = max(1, _SCORES_AT_ONCE // (len(pixels) * area))
     joint = with_scores or protocol.flip or protocol.area or not scores.system.independent_names
     if names > at_once and not joint:
-        options = dict(softmax=softmax, threshold=protocol.threshold)
-        return _decide_in_chunks(scores, vocabulary, max(1, at_once), **options), None
+        options = dict(softmax=softmax, threshold=threshold)
+        return _decide_in_chunks(scores, vocabulary, math.ceil(names / at_once), **options), None
 
     views = scores.of(vocabulary)
 
@@ -417,11 +446,11 @@ def segment(
         return scores.at_labels(function, views)
 
     if not protocol.area:
-        return decide(with_scores, threshold=protocol.threshold)
+        return decide(with_scores, threshold=threshold)
     labels, _ = decide(with_scores=False)
     inside = _inside(original_sizes, labels.shape[1:])
     kept = _large_classes(labels, inside, vocabulary.class_ids, protocol.area)
-    return decide(with_scores, kept=kept, threshold=protocol.threshold)
+    return decide(with_scores, kept=kept, threshold=threshold)
 
 
 class _Scores:
@@ -496,20 +525,25 @@ class _Scores:
 
 
 def _decide_in_chunks(
-    scores: _Scores, vocabulary: Vocabulary, size: int, *, softmax: bool, threshold: float
+    scores: _Scores,
+    vocabulary: Vocabulary,
+    chunks: int,
+    *,
+    softmax: bool,
+    threshold: jax.Array | None,
 ) -> jax.Array:
-    """Class ids int32 [B, H, W] like those of `_decide`, with the scores of `size` names at once.
+    """Class ids int32 [B, H, W] like those of `_decide`, from parts of the names in turn.
 
     The largest score so far travels along, and the sum of the exponentials that a probability
     needs.
     """
-    padding = -len(vocabulary.class_ids) % size
+    padding = (0, -len(vocabulary.class_ids) % chunks)
     padded = Vocabulary(
-        jnp.pad(vocabulary.embeddings, ((0, padding), (0, 0))),
-        jnp.pad(vocabulary.class_ids, (0, padding), constant_values=-1),
-        jnp.pad(vocabulary.seen, (0, padding)),
+        jnp.pad(vocabulary.embeddings, (padding, (0, 0))),
+        jnp.pad(vocabulary.class_ids, padding, constant_values=-1),
+        jnp.pad(vocabulary.seen, padding),
     )
-    chunks = jax.tree.map(lambda rows: rows.reshape(-1, size, *rows.shape[1:]), padded)
+    parts = jax.tree.map(lambda rows: rows.reshape(chunks, -1, *rows.shape[1:]), padded)
 
     def best_of(names):
         def best(views):
@@ -519,7 +553,7 @@ def _decide_in_chunks(
 
         return scores.at_labels(best, scores.of(names))
 
-    def add_chunk(so_far, names):
+    def add_part(so_far, names):
         (score, labels, total), (other, other_labels, other_total) = so_far, best_of(names)
         better = other > score  # the first row wins a tie
         return (
@@ -528,12 +562,16 @@ def _decide_in_chunks(
             jnp.logaddexp(total, other_total),
         ), None
 
-    first, rest = (
-        jax.tree.map(lambda x, part=part: x[part], chunks) for part in (0, slice(1, None))
+    shapes = jax.eval_shape(best_of, jax.tree.map(lambda rows: rows[0], parts))
+    start = tuple(
+        jnp.full(shape.shape, value, shape.dtype)
+        for shape, value in zip(shapes, (-jnp.inf, -1, -jnp.inf), strict=True)
     )
-    (score, labels, total), _ = jax.lax.scan(add_chunk, best_of(first), rest)
+    (score, labels, total), _ = jax.lax.scan(add_part, start, parts)
+    if threshold is None:
+        return labels
     certainty = jnp.exp(score - total) if softmax else score
-    return jnp.where(certainty < threshold, _BACKGROUND, labels) if threshold else labels
+    return jnp.where(certainty < threshold, _BACKGROUND, labels)
 
 
 def _decide(
@@ -543,27 +581,27 @@ def _decide(
     softmax: bool,
     with_scores: bool,
     kept: jax.Array | None = None,
-    threshold: float = 0.0,
+    threshold: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Class ids int32 [B, H, W] of the best rows, and the scores that were compared.
 
     Args:
       views: scores [B, H, W, N], of the picture and of mirrored ones.
       class_ids: int32 [N], -1 for padding.
-      softmax: whether scores are compared as the mean softmax of the views.
+      softmax: whether the softmax of the views is compared and not their scores.
       with_scores: whether the scores are returned too.
       kept: bool [B, N], rows that may win; None = all.
-      threshold: the least probability that is not background.
+      threshold: the least probability that is not background; None = any.
     """
     views = [jnp.where(class_ids >= 0, view, -jnp.inf) for view in views]
-    scores = views[0]
     if softmax:
-        scores = sum(jax.nn.softmax(view, axis=-1) for view in views) / len(views)
+        views = [jax.nn.softmax(view, axis=-1) for view in views]
+    scores = sum(views) / len(views)
     if kept is not None:
-        scores = jnp.where(kept[:, None, None], scores, 0.0)
+        scores = jnp.where(kept[:, None, None], scores, 0.0 if softmax else -jnp.inf)
     best = jnp.argmax(scores, axis=-1)  # the first row wins a tie
     labels = class_ids[best]
-    if threshold:
+    if threshold is not None:
         labels = jnp.where(scores.max(-1) < threshold, _BACKGROUND, labels)
     return labels, scores if with_scores else None
 

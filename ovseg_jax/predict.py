@@ -34,7 +34,13 @@ from ovseg_jax.pictures import read_picture
 from ovseg_jax.report.colors import label_png, png
 from ovseg_jax.report.overlay import overlay, present_classes
 from ovseg_jax.text.embedding_cache import cache_folder, remembering
-from ovseg_jax.text.label_space import BACKGROUND, LabelSpace, add_background, from_words
+from ovseg_jax.text.label_space import (
+    BACKGROUND,
+    LabelSpace,
+    add_background,
+    from_words,
+    scene_words,
+)
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ovseg_jax.text.vocabulary import Vocabulary, build_vocabulary
@@ -42,6 +48,7 @@ from ovseg_jax.weights import load_model_json
 
 Picture = str | os.PathLike | np.ndarray | Image.Image
 
+DEFAULT_THRESHOLD = 0.5
 BACKGROUNDS = ("none", "threshold", "words")
 _ROWS = 16  # vocabularies are padded to a multiple of this many queries
 _KEPT_VOCABULARIES = 32
@@ -55,8 +62,10 @@ class Segmentation:
     Attributes:
       image: uint8 [H, W, 3], RGB.
       labels: int32 [H, W], indices into `names`.
-      names: the classes, each by its first word.
-      scores: float32 [H, W, len(names)] where asked for; the best of a class's synonyms.
+      names: the classes, by their first words or as their label space shows them; 'background'
+        first where one was asked for.
+      scores: float32 [H, W, len(names)] where asked for; the best of a class's synonyms, after
+        the softmax if the decision needs one.
     """
 
     image: np.ndarray
@@ -151,7 +160,7 @@ class Segmenter:
         templates: str | Sequence[str] | None = None,
         scores: bool = False,
         background: str = "none",
-        threshold: float = 0.5,
+        threshold: float | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Gives every pixel one of the names.
 
@@ -165,24 +174,22 @@ class Segmenter:
           background: what is none of the names: 'none' (every pixel gets one), 'threshold' (pixels
             whose best name is too improbable) or 'words' (names of scenes, such as sky and wall).
             Both add a name 'background' in front.
-          threshold: the least probability of a name where `background` is 'threshold'; by the
-            system it is a softmax over the names, or each name's own.
+          threshold: the least probability of the best word where `background` is 'threshold',
+            0.5 if not given; by the system it is a softmax over all words, or each word's own.
 
         Returns:
           A `Segmentation` of the picture's own size, or a list of them.
 
         Raises:
-          UserError: an unreadable picture, or words that are empty, repeated or unknown.
+          UserError: an unreadable picture; words that are empty, repeated or unknown; a background
+            that does not go with them.
         """
-        if background not in BACKGROUNDS:
-            raise UserError(
-                f"unknown background {background!r}; use one of {', '.join(BACKGROUNDS)}."
-            )
+        space = words if isinstance(words, LabelSpace) else from_words(words)
+        check_background(space, background, threshold)
         if isinstance(templates, str):
             templates = load_templates(templates)
-        space = words if isinstance(words, LabelSpace) else from_words(words)
         if background == "words":
-            space = add_background(space)
+            space = add_background(space, self._known_words(scene_words()))
         question = _Question(
             self._vocabulary(space.classes, tuple(templates or self.templates)),
             space.unique_names,
@@ -190,7 +197,14 @@ class Segmenter:
             scores,
         )
         if background == "threshold":
-            question = question.with_threshold(threshold)
+            if len(space.classes) == 1 and not self.model.system().scores_are_probabilities:
+                raise UserError(
+                    "this model compares names with each other, and one name is always the most "
+                    "probable; name more classes, or use the background 'words'."
+                )
+            question = question.with_threshold(
+                DEFAULT_THRESHOLD if threshold is None else threshold
+            )
         if isinstance(pictures, list | tuple):
             return self._segment(pictures, question)
         return self._segment([pictures], question)[0]
@@ -198,15 +212,23 @@ class Segmenter:
     def encode_dense(self, picture: Picture) -> np.ndarray:
         """Features of the patches, in the space of the names' embeddings.
 
-        The picture is resized as for `segment` and taken whole; incomplete patches at its right
-        and lower ends are cut off.
+        The picture is resized as for `segment` and taken whole, without windows, so that memory
+        grows with the square of its area; incomplete patches at its right and lower ends are cut
+        off. Each number of patches compiles a program of its own.
 
         Returns:
-          float32 [h, w, E], of unit length.
+          float32 [h, w, E], of unit length; with the margins that a method adds around pictures.
+
+        Raises:
+          UserError: an unreadable picture, or one smaller than a patch.
         """
         protocol = dataclasses.replace(self.protocol, crop=0, patch=1, pad_patches=False)
-        canvas = lay_on_canvas(read_picture(picture), protocol)
-        return np.asarray(encode_dense(self.model, canvas.pixels[None]))[0]
+        pixels = lay_on_canvas(read_picture(picture), protocol).pixels
+        patch = self.model.system().patch_size
+        height, width = (n // patch * patch for n in pixels.shape[:2])
+        if not height or not width:
+            raise UserError(f"the picture is smaller than a patch of {patch} pixels; enlarge it.")
+        return np.asarray(encode_dense(self.model, pixels[None, :height, :width]))[0]
 
     def _build_vocabulary(
         self, classes: tuple[tuple[str, ...], ...], templates: tuple[str, ...]
@@ -215,17 +237,28 @@ class Segmenter:
         encode = functools.partial(encode_vocabulary, self.model)
         if self.cache is not None:
             encode = remembering(encode, self._digest, self.cache)
-        return build_vocabulary(
+        vocabulary = build_vocabulary(
             encode,
             self.tokenizer,
             LabelSpace("words", classes),
             templates,
             pad_to_multiple=_ROWS,
         )
+        # Nobody knows which of a user's words had masks; where none had, nothing is calibrated.
+        return dataclasses.replace(vocabulary, seen=jnp.zeros_like(vocabulary.seen))
 
     @functools.cached_property
     def _digest(self) -> str:
         return digest({**self.model.params, **self.model.state})
+
+    def _known_words(self, words: Sequence[str]) -> tuple[str, ...]:
+        unknown_words = getattr(self.tokenizer, "unknown_words", lambda text: ())
+        known = tuple(word for word in words if not unknown_words(word))
+        if not known:
+            raise UserError(
+                "this model knows no names of scenes; use the background 'threshold' instead."
+            )
+        return known
 
     def _check_words(self, classes: tuple[tuple[str, ...], ...]) -> None:
         """A closed tokenizer reads every foreign word as the same one: no answer is better."""
@@ -270,10 +303,6 @@ class _Question:
 
     def with_threshold(self, threshold: float) -> "_Question":
         """Adds a class in front that has no words and takes what is too improbable."""
-        if not 0 < threshold < 1:
-            raise UserError(f"the threshold {threshold} is no probability; use one such as 0.5.")
-        if BACKGROUND in self.names:
-            raise UserError("the words name a background already; leave it out, or the threshold.")
         ids = self.vocabulary.class_ids
         return _Question(
             dataclasses.replace(self.vocabulary, class_ids=jnp.where(ids < 0, ids, ids + 1)),
@@ -292,6 +321,29 @@ class _Question:
         for index in np.unique(ids[ids >= 0]):
             best[..., index] = rows[..., ids == index].max(axis=-1)
         return best
+
+
+def check_background(space: LabelSpace, background: str, threshold: float | None) -> None:
+    """Finds mistakes in what `Segmenter.segment` is asked for, before a model is at work.
+
+    Raises:
+      UserError: an unknown background, one that the words name themselves, or a threshold that is
+        no probability or goes with another background.
+    """
+    if background not in BACKGROUNDS:
+        raise UserError(f"unknown background {background!r}; use one of {', '.join(BACKGROUNDS)}.")
+    own = space.background is not None or BACKGROUND in map(str.lower, space.display_names)
+    if background != "none" and own:
+        raise UserError(
+            f"{space.name!r} has a background of its own; take it out of the classes, or use the "
+            "background 'none'."
+        )
+    if threshold is None:
+        return
+    if background != "threshold":
+        raise UserError("a threshold goes with the background 'threshold' and no other.")
+    if not 0 < threshold < 1:
+        raise UserError(f"the threshold {threshold} is no probability; use one such as 0.5.")
 
 
 def _alike(canvases: Sequence[Canvas]) -> Iterator[list[int]]:

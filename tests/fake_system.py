@@ -25,13 +25,17 @@ class ColorSystem(System):
     def encode_vocabulary(self, tokens):
         return self.colors[...][tokens[:, 0, 0]]
 
+    @property
+    def patch_size(self):
+        return 2
+
     def encode(self, image):
         return image
 
     def dense_features(self, image, shape):
         return image
 
-    def decode(self, image, vocabulary, shape):
+    def decode(self, image, vocabulary, shape, sizes=None):
         pixels = image * jnp.asarray(STD) + jnp.asarray(MEAN)
         far = (pixels[..., None, :] - vocabulary.embeddings) ** 2
         scores = -self.gain[...] * far.sum(-1) / 255**2

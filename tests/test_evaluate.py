@@ -16,7 +16,7 @@ from ovseg_jax.evaluate import (
     evaluate_zero_shot,
     write_result,
 )
-from ovseg_jax.inference import Protocol, segment
+from ovseg_jax.inference import Protocol, compiled_segment
 from ovseg_jax.params import digest
 from ovseg_jax.text.label_space import LabelSpace
 
@@ -62,9 +62,9 @@ def test_every_valid_pixel_counts_once():
 
 def test_batches_do_not_change_the_result_and_the_last_one_compiles_nothing():
     result, _ = run([(24, 32)] * 5, batch_size=5)
-    compiled = segment._cache_size()
+    compiled = compiled_segment._cache_size()
     again, _ = run([(24, 32)] * 3 + [(24, 32)] * 2, batch_size=4)
-    assert segment._cache_size() <= compiled + 1
+    assert compiled_segment._cache_size() <= compiled + 1
     assert again == result
 
 

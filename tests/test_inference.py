@@ -15,9 +15,9 @@ from ovseg_jax.errors import UserError
 from ovseg_jax.inference import (
     Model,
     Protocol,
+    compiled_segment,
     lay_on_canvas,
     resized_size,
-    segment,
     segment_canvases,
     sliding_scores,
 )
@@ -132,12 +132,12 @@ def test_new_sizes_and_new_words_compile_nothing():
     protocol = Protocol(short_side=40, crop=32, stride=16)
     model, vocabulary = color_model(), color_vocabulary()
     segment_canvases(model, vocabulary, [lay_on_canvas(scene(50, 66)[0], protocol)], protocol)
-    compiled = segment._cache_size()
+    compiled = compiled_segment._cache_size()
     for size in ((50, 67), (61, 80), (44, 58), (97, 128)):
         canvas = lay_on_canvas(scene(*size)[0], protocol)
         segment_canvases(model, vocabulary, [canvas], protocol)
     segment_canvases(model, color_vocabulary(("white", "blue")), [canvas], protocol)
-    assert segment._cache_size() == compiled
+    assert compiled_segment._cache_size() == compiled
 
 
 def test_resized_sizes_follow_mmcv():
@@ -299,12 +299,12 @@ def test_names_in_chunks_give_the_same_labels(monkeypatch, protocol, threshold):
     found = []
     for at_once in (2**28, 9 * 2 * 32 * 64, 1):
         monkeypatch.setattr(inference, "_SCORES_AT_ONCE", at_once)
-        segment.clear_cache()
+        compiled_segment.clear_cache()
         found.append(segment_canvases(model, names, canvases, protocol)[0][:, :40, :60])
     assert len(np.unique(found[0])) > 2
     for labels in found[1:]:
         assert np.mean(labels == found[0]) > 0.999  # the last bit may decide
-    segment.clear_cache()
+    compiled_segment.clear_cache()
 
 
 def test_model_is_a_pytree_with_a_static_graph():

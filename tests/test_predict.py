@@ -11,6 +11,7 @@ from ovseg_jax.errors import UserError
 from ovseg_jax.inference import Protocol
 from ovseg_jax.pictures import find_pictures, read_picture
 from ovseg_jax.predict import Segmenter, load
+from ovseg_jax.text.label_space import load_label_space
 from ovseg_jax.weights import save_weights
 
 WORDS = "red; green; blue; white"
@@ -65,7 +66,8 @@ def test_words_as_text_or_list_with_synonyms_and_scores(segmenter):
 
 def test_repeated_calls_reuse_vocabularies_and_programs(segmenter, monkeypatch):
     segmenter.segment(scene(40, 40)[0], WORDS)
-    compiled = inference.segment._cache_size(), inference.encode_vocabulary._cache_size()
+    programs = (inference.compiled_segment, inference.encode_vocabulary)
+    compiled = [program._cache_size() for program in programs]
     calls = []
     build = predict.build_vocabulary
     monkeypatch.setattr(
@@ -75,7 +77,7 @@ def test_repeated_calls_reuse_vocabularies_and_programs(segmenter, monkeypatch):
     assert not calls
     segmenter.segment(scene(41, 38)[0], "red; white")
     assert len(calls) == 1
-    assert (inference.segment._cache_size(), inference.encode_vocabulary._cache_size()) == compiled
+    assert [program._cache_size() for program in programs] == compiled
 
 
 @pytest.mark.parametrize("words", ["", " ; ,", [], "red; green; red", "red, green; Green"])
@@ -280,32 +282,44 @@ def test_what_is_none_of_the_names(segmenter):
     probable = softmax(segmenter.segment(image, words, scores=True).scores, -1).max(-1) >= 0.7
     assert np.mean(named == probable) > 0.99 and 0 < named.mean() < 1
     assert found.scores.shape == (40, 40, 3) and np.all(found.scores[..., 0] == np.float32(0.7))
-    with pytest.raises(UserError, match="unknown background 'sky'"):
-        segmenter.segment(image, words, background="sky")
-    with pytest.raises(UserError, match="is no probability"):
-        segmenter.segment(image, words, background="threshold", threshold=2)
+    compiled = inference.compiled_segment._cache_size()
+    segmenter.segment(image, words, background="threshold", threshold=0.6, scores=True)
+    assert inference.compiled_segment._cache_size() == compiled
 
 
-def test_background_words_are_those_that_the_user_has_not_named(segmenter, monkeypatch):
-    monkeypatch.setattr(
-        segmenter.tokenizer.__class__, "unknown_words", lambda self, text: (), raising=True
-    )
-    asked = []
+@pytest.mark.parametrize(
+    ("words", "options", "message"),
+    [
+        ("red; green", dict(background="sky"), "unknown background 'sky'"),
+        ("red; green", dict(background="threshold", threshold=2), "is no probability"),
+        ("red; green", dict(threshold=0.5), "goes with the background 'threshold'"),
+        ("red", dict(background="threshold"), "one name is always the most probable"),
+        ("red; Background", dict(background="threshold"), "a background of its own"),
+        (load_label_space("voc21"), dict(background="words"), "a background of its own"),
+        ("red", dict(background="words"), "knows no names of scenes"),
+    ],
+)
+def test_backgrounds_that_make_no_sense(segmenter, words, options, message):
+    with pytest.raises(UserError, match=message):
+        segmenter.segment(scene(20, 20)[0], words, **options)
 
-    def tokens(self, texts):
-        asked.extend(text.removeprefix("a ") for text in texts)
-        return np.ones((len(texts), 1), np.int32)
 
-    monkeypatch.setattr(segmenter.tokenizer.__class__, "__call__", tokens)
-    result = segmenter.segment(scene(20, 20)[0], "cat; grass", background="words")
-    assert result.names == ("background", "cat", "grass")
-    assert {"sky", "wall", "cat"} < set(asked) and asked.count("grass") == 1
+def test_background_words_are_those_that_the_model_knows(segmenter, monkeypatch):
+    monkeypatch.setattr(predict, "scene_words", lambda: ("sky", "white", "green", "wall"))
+    image, label = scene(40, 40)
+    result = segmenter.segment(image, "red; green; blue", background="words")
+    assert result.names == ("background", "red", "green", "blue")
+    wanted = np.asarray([("red", "green", "blue", "white").index(name) for name in NAMES])
+    np.testing.assert_array_equal(result.labels, ((wanted + 1) % 4)[label])
 
 
-def test_dense_features_are_those_that_segment_uses():
+def test_dense_features_of_whole_pictures():
     segmenter = Segmenter(color_model(), ColorTokenizer(), ("a {}",), Protocol(short_side=20))
-    picture = scene(40, 60)[0]
-    assert segmenter.encode_dense(picture).shape == (20, 30, 3)
+    picture = scene(40, 61)[0]
+    features = segmenter.encode_dense(picture)
+    assert features.shape == (20, 30, 3)  # of 20 x 31 pixels
+    with pytest.raises(UserError, match="smaller than a patch of 2 pixels"):
+        Segmenter(color_model(), ColorTokenizer(), ("a {}",), Protocol()).encode_dense(picture[:1])
 
 
 def test_scores_are_saved(segmenter, tmp_path):

@@ -66,7 +66,9 @@ def get_config(stage: str = "scenes") -> ConfigDict:
                 transforms=(tokenize, dict(name="select", keys=keys)),
             ),
             eval=common.shapes_eval(),
-            retrieval=dict(source=common.shapes_eval(size=500).source, transforms=(tokenize,)),
+            retrieval=dict(
+                source=common.shapes_eval(size=500).source, transforms=(dict(name="tokenize"),)
+            ),
             zero_shot=dict(
                 source=dict(
                     name="shapes", split="test", canvas=canvas, objects="single", size=2000

@@ -226,7 +226,8 @@ class ShapesSource:
       boxes float32 [K, 4], x1, y1, x2, y2 in pixels (ends exclusive) of the visible part, zero rows
       as padding; classes int32 [K], -1 as padding; visible float32 [K], share of the object that
       is neither hidden nor outside the picture;
-      entities str, names of the objects and stuffs that the caption names in full, joined by ';';
+      entities str, names of the objects and stuffs all of whose words the caption says, joined
+      by ';';
       class_id int32, only for single objects.
     """
 

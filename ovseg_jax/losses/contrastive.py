@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+# Cosines differ by tenths: a patch that shows a name then weighs some hundred times one that does
+# not, and all patches of an object still count.
 _SHARPNESS = 10.0
 
 
@@ -58,8 +60,9 @@ def entity_contrastive_loss(
       scale: factor of the cosine similarities.
 
     Returns:
-      Scalar: the mean over pairs of an image and its name of the cross-entropy against wrong names
-      of the image, and against wrong images of the name, half each.
+      Scalar: the mean over pairs of an image and a name that it holds, of its own or of another
+      image's caption, of the cross-entropy against wrong names of the image and against wrong
+      images of the name, half each.
     """
     flat = tokens.reshape(-1, tokens.shape[-1])  # [B·K, M]
     valid = flat.any(-1)

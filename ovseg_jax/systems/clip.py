@@ -12,18 +12,19 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from ovseg_jax.errors import UserError
 from ovseg_jax.losses.contrastive import contrastive_loss, entity_contrastive_loss
 from ovseg_jax.networks.clip import (
     CLIP,
     CLIPConfig,
     TextConfig,
+    VisionTransformer,
     ViTConfig,
     encode_prompts,
     normalize,
 )
 from ovseg_jax.networks.clip_resnet import ResNetConfig
-from ovseg_jax.ops.resize import resize
-from ovseg_jax.systems.system import System
+from ovseg_jax.systems.system import System, spread
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -69,6 +70,11 @@ class ClipSystem(System):
         scalars = {"logit_scale": scale}
         entity_loss = 0.0
         if "entity_text" in batch:
+            if not isinstance(self.clip.image, VisionTransformer):
+                raise UserError(
+                    "names of patches need an image transformer and config.system.clip.image is a "
+                    "ResNet; set max_entities of the transform 'tokenize' to 0."
+                )
             pooled, patches = self.clip.image.pool_and_patches(batch["image"])
             names = batch["entity_text"]
             entities = normalize(self.clip.encode_text(names.reshape(-1, names.shape[-1])))
@@ -86,11 +92,20 @@ class ClipSystem(System):
         return normalize(self.clip.image.dense(image))
 
     def decode(
-        self, features: jax.Array, vocabulary: Vocabulary, shape: tuple[int, int]
+        self,
+        features: jax.Array,
+        vocabulary: Vocabulary,
+        shape: tuple[int, int],
+        sizes: jax.Array | None = None,
     ) -> jax.Array:
         """Cosines times the learned scale, float32 [B, *shape, N], bilinear from the patch grid."""
         scale = jnp.exp(self.clip.logit_scale[...])
-        return resize(features @ vocabulary.embeddings.T * scale, shape)
+        return spread(features @ vocabulary.embeddings.T * scale, shape, sizes)
+
+    @property
+    def patch_size(self) -> int:
+        """Of the transformer, or the stride of the ResNet."""
+        return self.config.clip.image.patch_size
 
     def dense_features(self, features: jax.Array, shape: tuple[int, int]) -> jax.Array:
         """What `encode` gave, [B, h, w, E]."""

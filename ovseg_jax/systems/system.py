@@ -1,18 +1,18 @@
-"""What inference and training ask of a system; CONTRIBUTING.md tells how each system answers."""
+"""What the loops ask of a system; CONTRIBUTING.md tells how each system answers."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from ovseg_jax.ops.resize import resize, resize_traced
 from ovseg_jax.text.vocabulary import Vocabulary
+from ovseg_jax.training.partition import ParamGroup
 
 
 class System(nnx.Module):
-    """A model that gives every pixel a score for every name.
-
-    A system further has `encode_vocabulary`, `loss` and `param_groups`.
-    """
+    """A model that gives every pixel a score for every name."""
 
     @property
     def independent_names(self) -> bool:
@@ -24,20 +24,47 @@ class System(nnx.Module):
         """Whether a score is the probability of its name alone, and not one side of a softmax."""
         return False
 
+    @property
+    def patch_size(self) -> int:
+        """Pixels from one of `dense_features` to the next."""
+        raise NotImplementedError(f"{type(self).__name__}.patch_size")
+
+    def encode_vocabulary(self, tokens: jax.Array) -> jax.Array:
+        """Tokens int [n, P, L], P prompts per name -> embeddings float32 [n, D]."""
+        raise NotImplementedError(f"{type(self).__name__}.encode_vocabulary")
+
+    def loss(
+        self, batch: dict[str, jax.Array], vocabulary: Vocabulary | None, rngs: nnx.Rngs | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """A scalar and further scalars for the log; `rngs` of None is deterministic."""
+        raise NotImplementedError(f"{type(self).__name__}.loss")
+
+    def param_groups(self) -> tuple[ParamGroup, ...]:
+        """What trains, and how fast: the first rule that matches counts; without one, frozen."""
+        raise NotImplementedError(f"{type(self).__name__}.param_groups")
+
     def encode(self, image: jax.Array) -> Any:
         """What pictures give without names, float32 [B, H, W, 3] -> a tree of arrays [B, ...]."""
         raise NotImplementedError(f"{type(self).__name__}.encode")
 
-    def decode(self, features: Any, vocabulary: Vocabulary, shape: tuple[int, int]) -> jax.Array:
+    def decode(
+        self,
+        features: Any,
+        vocabulary: Vocabulary,
+        shape: tuple[int, int],
+        sizes: jax.Array | None = None,
+    ) -> jax.Array:
         """Scores of every pixel and name.
 
         Args:
             features: what `encode` gave.
             vocabulary: N rows, one per query: synonyms are several.
             shape: height and width of the pictures.
+            sizes: int32 [B, 2], how much of each is picture, where `Protocol.patch` is above 1;
+                all of it if absent.
 
         Returns:
-            float32 [B, H, W, N]; rows of padding are arbitrary.
+            float32 [B, *shape, N]; rows of padding are arbitrary.
         """
         raise NotImplementedError(f"{type(self).__name__}.decode")
 
@@ -48,3 +75,15 @@ class System(nnx.Module):
     def predict(self, image: jax.Array, vocabulary: Vocabulary) -> jax.Array:
         """Both steps: normalised pictures float32 [B, H, W, 3] -> scores [B, H, W, N]."""
         return self.decode(self.encode(image), vocabulary, image.shape[1:3])
+
+
+def spread(scores: jax.Array, shape: tuple[int, int], sizes: jax.Array | None = None) -> jax.Array:
+    """Bilinear from the patches [B, h, w, N] to the pixels [B, *shape, N].
+
+    With `sizes` int32 [B, 2] the patches are spread over that much of each picture; they must be
+    as many as if it ended there.
+    """
+    if sizes is None:
+        return resize(scores, shape)
+    grids = jnp.broadcast_to(jnp.asarray(scores.shape[1:3]), sizes.shape)
+    return resize_traced(scores, grids, sizes, shape)

@@ -24,10 +24,10 @@ from ovseg_jax.networks.training_free import (
     refine,
 )
 from ovseg_jax.networks.vit import DinoConfig
-from ovseg_jax.ops.resize import resize, resize_traced
+from ovseg_jax.ops.resize import resize
 from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from ovseg_jax.systems.clip import clip_config
-from ovseg_jax.systems.system import System
+from ovseg_jax.systems.system import System, spread
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -115,7 +115,12 @@ class TrainingFree(System):
     @property
     def independent_names(self) -> bool:
         """Refinements compare the names with each other."""
-        return not _REFINEMENTS & {name for name, _ in self.config.options}
+        return not any(value for name, value in self.config.options if name in _REFINEMENTS)
+
+    @property
+    def patch_size(self) -> int:
+        """Of the transformer, or the stride of the ResNet."""
+        return self.config.clip.image.patch_size
 
     def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Unit-length features [B, h, w, E] of normalised pictures, and the keys of `refine`."""
@@ -152,9 +157,13 @@ class TrainingFree(System):
           float32 [B, *shape, N], bilinear from the patches.
         """
         logits = self.logits(features, vocabulary)
+        if sizes is not None and self.config.window_multiple > 1:
+            raise UserError(
+                "config.system.window_multiple pads windows, so that their patches do not share a "
+                "program; set config.eval.patch to 1."
+            )
         if sizes is not None:
-            grids = jnp.broadcast_to(jnp.asarray(logits.shape[1:3]), sizes.shape)
-            return resize_traced(logits, grids, sizes, shape)
+            return spread(logits, shape, sizes)
         margins = [_margins(n, self.config.window_multiple) for n in shape]
         (y, _), (x, _) = margins
         padded = tuple(n + sum(margin) for n, margin in zip(shape, margins, strict=True))

@@ -177,8 +177,13 @@ class ZegCLIP(System):
 
     @property
     def scores_are_probabilities(self) -> bool:
-        """They are sigmoids."""
+        """They are sigmoids, but for the calibration."""
         return True
+
+    @property
+    def patch_size(self) -> int:
+        """Of CLIP's transformer."""
+        return self.config.clip.image.patch_size
 
     def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Embeddings [B, E] of normalised pictures [B, H, W, 3] and of their patches [B, N, E]."""
@@ -190,8 +195,15 @@ class ZegCLIP(System):
         features: tuple[jax.Array, jax.Array],
         vocabulary: Vocabulary,
         shape: tuple[int, int],
+        sizes: jax.Array | None = None,
     ) -> jax.Array:
-        """Sigmoids minus the calibration of seen classes, float32 [B, *shape, N]."""
+        """Sigmoids minus the calibration of seen classes, float32 [B, *shape, N].
+
+        Raises:
+          UserError: with `sizes`; the decoder attends to all patches of a window.
+        """
+        if sizes is not None:
+            raise UserError("zegclip has one size of windows; set config.eval.patch to 0.")
         masks, _ = self._decode(*features, vocabulary.embeddings, self._grid(shape), None)
         return resize(self.scores(masks, vocabulary), shape)
 
@@ -202,8 +214,7 @@ class ZegCLIP(System):
         return features[1].reshape(len(features[1]), *self._grid(shape), -1)
 
     def _grid(self, shape: tuple[int, int]) -> tuple[int, int]:
-        patch = self.config.clip.image.patch_size
-        return shape[0] // patch, shape[1] // patch
+        return shape[0] // self.patch_size, shape[1] // self.patch_size
 
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """Prompts and decoder train, save what has no path to the loss; norms decay as well.

@@ -186,21 +186,17 @@ def read_words(path: str | Path) -> LabelSpace:
     return from_words(lines, Path(path).stem)
 
 
-def add_background(space: LabelSpace) -> LabelSpace:
-    """Puts a class 'background' in front: words of scenes that the space does not hold itself.
+def scene_words() -> tuple[str, ...]:
+    """Returns names of what surrounds things: SCLIP's words for the background of PASCAL VOC."""
+    return load_label_space("voc21").classes[0]
 
-    The words are those that SCLIP gives the background of PASCAL VOC.
 
-    Raises:
-      UserError: the space has a background of its own.
-    """
-    if space.background is not None or BACKGROUND in space.display_names:
-        raise UserError(f"{space.name!r} names its own background, so none can be added")
-    own = {word.strip().lower() for words in space.classes for word in words}
-    scenes = tuple(word for word in load_label_space("voc21").classes[0] if word not in own)
+def add_background(space: LabelSpace, words: Sequence[str]) -> LabelSpace:
+    """Puts a class 'background' in front, of those words that the space does not hold itself."""
+    own = {word.strip().lower() for synonyms in space.classes for word in synonyms}
     return dataclasses.replace(
         space,
-        classes=(scenes, *space.classes),
+        classes=(tuple(word for word in words if word not in own), *space.classes),
         seen=tuple(i + 1 for i in space.seen),
         unseen=tuple(i + 1 for i in space.unseen),
         background=0,

@@ -76,10 +76,10 @@ def test_steps_do_without_labels():
     unlabelled = [name for name in SPECS if name not in ("reduce_zero_label", "select")]
     specs = [{"name": name} | SPECS[name] for name in unlabelled]
     chain = transforms.create_transforms(specs, tokenizer)
-    current = {"image": example()["image"], "caption": "a cat"}
+    current = {"image": example()["image"], "caption": "a cat", "entities": ""}
     for step in chain:
         current = step(current, np.random.default_rng(0))
-    assert set(current) == {"image", "caption", "text", "entity_text"}
+    assert set(current) == {"image", "caption", "entities", "text", "entity_text"}
     np.testing.assert_array_equal(current["text"], [5, 0])
     assert current["text"].dtype == np.int32
 
@@ -160,3 +160,5 @@ def test_entities_become_rows_of_ids():
     assert not step(example() | {"entities": ""}, rng)["entity_text"].any()
     with pytest.raises(UserError, match="'a big red star' has more than 4 tokens"):
         step(example() | {"entities": "a big red star"}, rng)
+    with pytest.raises(UserError, match="finds no entities"):
+        step({"caption": "a cat"}, rng)

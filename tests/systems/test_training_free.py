@@ -18,9 +18,9 @@ from ovseg_jax.evaluate import evaluate_run
 from ovseg_jax.inference import (
     Model,
     Protocol,
+    compiled_segment,
     lay_on_canvas,
     resized_size,
-    segment,
     segment_canvases,
 )
 from ovseg_jax.networks.clip import CLIPConfig, TextConfig, ViTConfig
@@ -131,8 +131,8 @@ def test_sizes_of_as_many_patches_share_a_program():
         canvas = lay_on_canvas(picture(46, width), protocol)
         assert canvas.pixels.shape == (27, 27, 3)
         segment_canvases(model, vocabulary(), [canvas], protocol)
-        assert segment._cache_size() == (compiled or segment._cache_size())
-        compiled = segment._cache_size()
+        assert compiled_segment._cache_size() == (compiled or compiled_segment._cache_size())
+        compiled = compiled_segment._cache_size()
 
 
 def test_maskclip_pads_whole_pictures_and_spreads_the_padding_too():
