@@ -36,11 +36,11 @@ class ResNetConfig:
     width: int = 64  # channels that leave the stem
 
     @property
-    @property
     def patch_size(self) -> int:
-        """Pixels between two features: the stem and three stages halve and halve again."""
-        return 32
+        """Pixels from one feature to the next."""
+        return STRIDE
 
+    @property
     def channels(self) -> int:
         """Channels of the last feature map."""
         return self.width * 8 * EXPANSION
