@@ -42,8 +42,8 @@ def get_config(setting: str = "inductive") -> ConfigDict:
             mask_weight=20.0,
             dice_weight=1.0,
             ignore_unlabelled=inductive,
-            # Unlike the published recipes this one leaves unlabelled pixels out of the loss, so that
-            # names without masks are never pushed down: a bonus for the others balances that.
+            # Other than in the published recipes unlabelled pixels are left out of the loss, and
+            # names without masks never pushed down: a bonus for the others balances that.
             calibration=-0.1 if inductive else 0.0,
             class_chunk=32,
         )
