@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {
     "real": ROOT / "configs/zegclip/coco_stuff_inductive.py",
     "demo": ROOT / "configs/shapes/zegclip.py",
+    "clip": ROOT / "configs/training_free/ade847.py",
 }
 _PEAK_SIZES = {"cpu": (512, 1024, 1536, 2048, 3072), "other": (2048, 4096, 8192, 16384)}
 

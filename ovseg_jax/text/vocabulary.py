@@ -13,6 +13,9 @@ from ovseg_jax.text.templates import fill
 from ovseg_jax.text.tokenizer import Tokenizer
 
 
+_LENGTH_STEP = 16
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
@@ -54,6 +57,16 @@ def build_prompts(
     return prompts, np.array([i for i, _ in queries], np.int32)
 
 
+def _without_padding(tokens: np.ndarray) -> np.ndarray:
+    """Cuts columns that are padding in every text, int [n, L]; lengths share a few shapes.
+
+    Nothing that an encoder reads is lost: no token attends to the padding behind it. CLIP's context
+    is 77 tokens long and its prompts have about ten.
+    """
+    longest = int(np.flatnonzero(tokens.any(axis=0))[-1]) + 1
+    return tokens[:, : -(-longest // _LENGTH_STEP) * _LENGTH_STEP]
+
+
 def build_vocabulary(
     encode: Callable[[jax.Array], jax.Array],
     tokenizer: Tokenizer,
@@ -86,7 +99,7 @@ def build_vocabulary(
     prompts, class_ids = build_prompts(label_space, templates, subset)
     count, per_name = len(prompts), len(templates)
     tokens = tokenizer([text for texts in prompts for text in texts])
-    tokens = tokens.reshape(count, per_name, -1)  # [n·P, L] -> [n, P, L]
+    tokens = _without_padding(tokens).reshape(count, per_name, -1)  # [n, P, L]
     # Powers of two from 8 on, so that vocabularies of many sizes share few shapes; the last chunk
     # repeats its last name up to the common shape.
     chunk = min(max(8, 1 << (count - 1).bit_length()), max(1, texts_per_call // per_name))

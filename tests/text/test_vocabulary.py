@@ -71,3 +71,18 @@ def test_a_vocabulary_is_a_pytree():
 def test_templates_are_needed():
     with pytest.raises(UserError, match="at least one prompt template"):
         build_vocabulary(encode, TOKENIZER, SPACE, ())
+
+
+@pytest.mark.parametrize(("words", "length"), [(2, 16), (15, 32), (40, 40)])
+def test_padding_is_not_encoded(words, length):
+    tokenizer = WordTokenizer.from_words(WORDS, context=40)
+    shapes = []
+
+    def counted(tokens):
+        shapes.append(tokens.shape)
+        return encode(tokens)
+
+    found = build_vocabulary(counted, tokenizer, from_words(" ".join(["cat"] * words)), ("{}",))
+    assert {shape[-1] for shape in shapes} == {length}
+    text = tokenizer([" ".join(["cat"] * words)])
+    np.testing.assert_array_equal(found.embeddings[0], [text.sum(), text.max()])
