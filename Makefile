@@ -1,4 +1,4 @@
-# make demo   sets up and runs the main job: ZegCLIP on the embedded world, about four minutes on two cores
+# make demo   sets up and runs the main job: ZegCLIP on the embedded world, about five minutes on two cores
 # make test   sets up and runs the tests
 # make lint   sets up and checks style
 # make shapes-clip   trains the small packaged CLIP anew (the weights are shipped; this is how they were made)

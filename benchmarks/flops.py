@@ -1,4 +1,4 @@
-"""Floating-point operations of ZegCLIP, counted from its architecture.
+"""Floating-point operations of ZegCLIP and of a frozen CLIP, counted from the architecture.
 
 Counted are the matrix products of the networks, one multiplication and one addition each:
 
@@ -119,5 +119,13 @@ def train_step(
 
 def window(config: ConfigDict, patches: int, names: int) -> float:
     """One window of inference."""
+    clip = config.system.clip
+    if config.system.name == "training_free":  # the method's change to the last block costs little
+        width, tokens = clip.image.width, 1 + patches
+        work = linear(patches, 3 * clip.image.patch_size**2, width, trained=False)
+        for _ in range(clip.image.layers):
+            work += block(tokens, width)
+        work += linear(tokens, width, clip.embed_dim, trained=False)
+        return (work + linear(patches, clip.embed_dim, names, trained=False)).forward
     picture = image_encoder(config, patches) + decoder(config, patches, names)
     return picture.forward + prompt_projection(config).forward

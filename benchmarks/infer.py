@@ -2,6 +2,7 @@
 
   python benchmarks/infer.py --size demo
   python benchmarks/infer.py --size real --names 20 171
+  python benchmarks/infer.py --size clip                    # a converted ViT-B/16, no training
 
 For every number of names two fresh processes load a model folder (random weights) and segment the
 same picture through `ovseg_jax.load(...).segment(...)`: the first with an empty compilation cache,
@@ -10,6 +11,7 @@ process: Python, imports, reading the weights, embedding the names with all prom
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -22,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs without being installed
 
 GIGA = 1e9
-PICTURES = {"real": (512, 683), "demo": (96, 96)}  # height, width
-NAMES = {"real": (20, 171), "demo": (20, 100)}
+PICTURES = {"real": (512, 683), "demo": (96, 96), "clip": (512, 683)}  # height, width
+NAMES = {"real": (20, 171), "demo": (20, 100), "clip": (20, 847, 10_000)}
 
 
 def run_child(options: argparse.Namespace) -> None:
@@ -33,14 +35,12 @@ def run_child(options: argparse.Namespace) -> None:
 
     import ovseg_jax
     from benchmarks import machine
-    from ovseg_jax.text.label_space import load_label_space
 
     shape = (options.height, options.width, 3)
     picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     segmenter = ovseg_jax.load(options.child)
     loaded = time.time()
-    classes = load_label_space(options.label_space).classes
-    words = [", ".join(names) for names in classes[: options.names[0]]]
+    words = own_words(options.label_space, options.names[0])
     segmenter.segment(picture, words)
     first = time.time()
     seconds = machine.clock(
@@ -58,6 +58,17 @@ def run_child(options: argparse.Namespace) -> None:
         "devices": jax.device_count(),
     }
     print(json.dumps(figures))
+
+
+def own_words(label_space: str, count: int) -> list[str]:
+    """Classes of a data set, and beyond them pairs of its names."""
+    from ovseg_jax.text.label_space import load_label_space
+
+    classes = load_label_space(label_space).classes
+    words = [", ".join(names) for names in classes]
+    firsts = [names[0] for names in classes]
+    pairs = (f"{one} near {other}" for one in firsts for other in firsts if one != other)
+    return [*words[:count], *itertools.islice(pairs, max(0, count - len(words)))]
 
 
 def measure(options: argparse.Namespace, folder: Path, names: int, cache: Path) -> dict:
@@ -162,10 +173,15 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--size", choices=("real", "demo"), default="demo", help="which recipe")
-    add("--names", type=int, nargs="+", help="numbers of names (default: real 20 171, demo 20 100)")
-    add("--height", type=int, help="of the picture (default: real 512, demo 96)")
-    add("--width", type=int, help="of the picture (default: real 683, demo 96)")
+    add("--size", choices=PICTURES, default="demo", help="which recipe")
+    add(
+        "--names",
+        type=int,
+        nargs="+",
+        help="numbers of names (default: real 20 171, demo 20 100, clip 20 847 10000)",
+    )
+    add("--height", type=int, help="of the picture (default: 512, demo 96)")
+    add("--width", type=int, help="of the picture (default: 683, demo 96)")
     add("--repeats", type=int, default=10, help="timed pictures (default: %(default)s)")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="compute type")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")

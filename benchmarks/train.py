@@ -328,7 +328,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--size",
-        choices=machine.RECIPES,
+        choices=machine.CLASSES,
         default="demo",
         help="which recipe (default: %(default)s)",
     )

@@ -12,7 +12,6 @@ from ovseg_jax.text.label_space import LabelSpace
 from ovseg_jax.text.templates import fill
 from ovseg_jax.text.tokenizer import Tokenizer
 
-
 _LENGTH_STEP = 16
 
 
