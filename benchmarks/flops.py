@@ -59,16 +59,17 @@ def block(tokens: int, width: int) -> Work:
 
 
 def image_encoder(config: ConfigDict, patches: int) -> Work:
-    """The frozen image transformer with its prompts, for one picture.
+    """The frozen image transformer with its prompts, if any, for one picture.
 
     The projection of the prompts is left out: it does not grow with the batch.
     """
     system, vit = config.system, config.system.clip.image
+    prompts, depth = system.get("prompt_tokens", 0), system.get("prompt_depth", 0)
     width = vit.width
     work = linear(patches, 3 * vit.patch_size**2, width, trained=False, flows=False)
     for layer in range(vit.layers):
-        prompted = layer <= system.prompt_depth or not system.prompt_depth
-        work += block(1 + patches + prompted * system.prompt_tokens, width)
+        prompted = layer <= depth or not depth
+        work += block(1 + patches + prompted * prompts, width)
     return work + linear(1 + patches, width, system.clip.embed_dim, trained=False)
 
 
@@ -119,13 +120,8 @@ def train_step(
 
 def window(config: ConfigDict, patches: int, names: int) -> float:
     """One window of inference."""
-    clip = config.system.clip
     if config.system.name == "training_free":  # the method's change to the last block costs little
-        width, tokens = clip.image.width, 1 + patches
-        work = linear(patches, 3 * clip.image.patch_size**2, width, trained=False)
-        for _ in range(clip.image.layers):
-            work += block(tokens, width)
-        work += linear(tokens, width, clip.embed_dim, trained=False)
-        return (work + linear(patches, clip.embed_dim, names, trained=False)).forward
+        cosines = linear(patches, config.system.clip.embed_dim, names, trained=False)
+        return (image_encoder(config, patches) + cosines).forward
     picture = image_encoder(config, patches) + decoder(config, patches, names)
     return picture.forward + prompt_projection(config).forward

@@ -489,11 +489,10 @@ class _Scores:
         partly = protocol.patch > 1 and windows.shape != (protocol.crop,) * 2
 
         def decode(features, corners):
-            arguments = (features, names, windows.shape)
+            sizes = None
             if partly:
                 sizes = jnp.minimum(self.sizes[corners[:, 0]], jnp.asarray(windows.shape))
-                arguments = (*arguments, sizes)
-            return self.system.decode(*arguments)
+            return self.system.decode(features, names, windows.shape, sizes)
 
         views = [_mean_scores(decode, features, windows) for features in self.features]
         if not protocol.short_side:

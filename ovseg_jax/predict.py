@@ -190,6 +190,12 @@ class Segmenter:
             templates = load_templates(templates)
         if background == "words":
             space = add_background(space, self._known_words(scene_words()))
+        alone = len(space.classes) == 1 and not self.model.system().scores_are_probabilities
+        if background == "threshold" and alone:
+            raise UserError(
+                "this model compares names with each other, and one name is always the most "
+                "probable; name more classes, or use the background 'words'."
+            )
         question = _Question(
             self._vocabulary(space.classes, tuple(templates or self.templates)),
             space.unique_names,
@@ -197,11 +203,6 @@ class Segmenter:
             scores,
         )
         if background == "threshold":
-            if len(space.classes) == 1 and not self.model.system().scores_are_probabilities:
-                raise UserError(
-                    "this model compares names with each other, and one name is always the most "
-                    "probable; name more classes, or use the background 'words'."
-                )
             question = question.with_threshold(
                 DEFAULT_THRESHOLD if threshold is None else threshold
             )
@@ -251,9 +252,12 @@ class Segmenter:
     def _digest(self) -> str:
         return digest({**self.model.params, **self.model.state})
 
+    def _unknown_words(self, text: str) -> tuple[str, ...]:
+        """Those that a closed tokenizer cannot read; an open one reads all."""
+        return getattr(self.tokenizer, "unknown_words", lambda text: ())(text)
+
     def _known_words(self, words: Sequence[str]) -> tuple[str, ...]:
-        unknown_words = getattr(self.tokenizer, "unknown_words", lambda text: ())
-        known = tuple(word for word in words if not unknown_words(word))
+        known = tuple(word for word in words if not self._unknown_words(word))
         if not known:
             raise UserError(
                 "this model knows no names of scenes; use the background 'threshold' instead."
@@ -262,9 +266,8 @@ class Segmenter:
 
     def _check_words(self, classes: tuple[tuple[str, ...], ...]) -> None:
         """A closed tokenizer reads every foreign word as the same one: no answer is better."""
-        unknown_words = getattr(self.tokenizer, "unknown_words", lambda text: ())
         for query in (word for synonyms in classes for word in synonyms):
-            if unknown := unknown_words(query):
+            if unknown := self._unknown_words(query):
                 raise UserError(
                     f"this model has never met the word {unknown[0]!r} (in {query!r}); use words "
                     "of the captions that it was trained on, in any combination."

@@ -23,14 +23,7 @@ def clip_sizes(canvas: int = 96) -> ConfigDict:
     return ConfigDict(
         dict(
             embed_dim=128,
-            image=dict(
-                image_size=canvas,
-                patch_size=8,
-                width=128,
-                layers=4,
-                heads=4,
-                pool="mean",
-            ),
+            image=dict(image_size=canvas, patch_size=8, width=128, layers=4, heads=4, pool="mean"),
             text=dict(context=28, vocab_size=97, width=96, layers=2, heads=3),
         )
     )

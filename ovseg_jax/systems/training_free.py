@@ -144,17 +144,10 @@ class TrainingFree(System):
         shape: tuple[int, int],
         sizes: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores of every pixel and name.
+        """Bilinear from the patches, arguments and result as `System.decode`.
 
-        Args:
-          features: what `encode` gave.
-          vocabulary: N rows, one per query: synonyms are several.
-          shape: height and width of the pictures.
-          sizes: int32 [B, 2], how much of each image is picture. The patches are spread over that
-            much; it must be as many as if the image ended there. All of the image if absent.
-
-        Returns:
-          float32 [B, *shape, N], bilinear from the patches.
+        Raises:
+          UserError: with `sizes`, if windows are padded to a multiple.
         """
         logits = self.logits(features, vocabulary)
         if sizes is not None and self.config.window_multiple > 1:
