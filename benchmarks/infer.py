@@ -8,9 +8,11 @@ For every number of names two fresh processes load a model folder (random weight
 same picture through `ovseg_jax.load(...).segment(...)`: the first with an empty compilation cache,
 the second with the cache that the first one left. "First mask" counts from the start of the
 process: Python, imports, reading the weights, embedding the names with all prompts, compiling.
+Where PyTorch is installed, `--size clip` sets the figures in relation to `transformers`' CLIP.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import os
@@ -36,6 +38,7 @@ def run_child(options: argparse.Namespace) -> None:
     import ovseg_jax
     from benchmarks import machine
 
+    compiled = machine.CompilationCounter()
     shape = (options.height, options.width, 3)
     picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     segmenter = ovseg_jax.load(options.child)
@@ -43,16 +46,23 @@ def run_child(options: argparse.Namespace) -> None:
     words = own_words(options.label_space, options.names[0])
     segmenter.segment(picture, words)
     first = time.time()
+    counts = [compiled.since_last()]
     seconds = machine.clock(
         lambda: segmenter.segment(picture, words).labels, repeats=options.repeats, warmup=1
     )
+    counts.append(compiled.since_last())
     start = time.perf_counter()
-    segmenter.segment(picture, words[::-1])  # the same number, so nothing compiles
+    segmenter.segment(picture, words[::-1])
+    other_words = time.perf_counter() - start
+    counts.append(compiled.since_last())
+    segmenter.segment(picture[: shape[0] - 7, : shape[1] - 11], words)
+    counts.append(compiled.since_last())
     figures = {
         "loaded": loaded - options.started,
         "first": first - options.started,
         "seconds": machine.spread(seconds),
-        "other_words": time.perf_counter() - start,
+        "other_words": other_words,
+        "compiled": counts,
         "host": machine.host_memory(),
         "device": machine.device_memory(),
         "devices": jax.device_count(),
@@ -67,7 +77,7 @@ def own_words(label_space: str, count: int) -> list[str]:
     classes = load_label_space(label_space).classes
     words = [", ".join(names) for names in classes]
     firsts = [names[0] for names in classes]
-    pairs = (f"{one} near {other}" for one in firsts for other in firsts if one != other)
+    pairs = (f"{one} and {other}" for one in firsts for other in firsts if one != other)
     return [*words[:count], *itertools.islice(pairs, max(0, count - len(words)))]
 
 
@@ -79,10 +89,83 @@ def measure(options: argparse.Namespace, folder: Path, names: int, cache: Path) 
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XDG_CACHE_HOME": str(cache),  # of the embedded names
     }
-    command += ["--started", str(time.time())]
+    return _last_line([*command, "--started", str(time.time())], environment)
+
+
+def measure_torch(options: argparse.Namespace, job: dict, names: int, folder: Path) -> dict:
+    """Figures of the same work in PyTorch, in a fresh process."""
+    job |= {"words": own_words(options.label_space, names), "started": time.time()}
+    path = folder / "job.json"
+    path.write_text(json.dumps(job))
+    return _last_line([sys.executable, str(Path(__file__).with_name("infer_torch.py")), str(path)])
+
+
+def _last_line(command: list[str], environment: dict | None = None) -> dict:
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def write_random_model(config, folder: Path) -> None:
+    """A model folder as `ovseg convert` and `ovseg export` leave it."""
+    from ovseg_jax import models
+    from ovseg_jax.weights import save_weights
+
+    folder.mkdir()
+    _, params, stats = models.initialize_model(config)
+    models.write_model_files(folder, config)
+    save_weights(folder / "model.safetensors", {**params, **stats})
+
+
+class Windows:
+    """How the recipe cuts the picture: its size after resizing, corners and patches."""
+
+    def __init__(self, config, height: int, width: int):
+        from ovseg_jax.inference import resized_size
+        from ovseg_jax.ops.windows import num_windows, window_starts
+
+        protocol, patch = config.eval, config.system.clip.image.patch_size
+        self.size = resized_size((height, width), protocol.short_side)
+        self.crop = (protocol.crop,) * 2 if protocol.crop else self.size
+        self.patches = (self.crop[0] // patch) * (self.crop[1] // patch)
+        starts = []
+        for size, crop in zip(self.size, self.crop, strict=True):
+            count = num_windows(size, crop, protocol.stride) if protocol.crop else 1
+            starts.append(window_starts(size, count, crop, protocol.stride).tolist())
+        self.corners = list(itertools.product(*starts))
+
+
+def torch_job(config, windows: Windows, options: argparse.Namespace) -> dict:
+    """What `infer_torch.py` has to know of the recipe."""
+    return {
+        "picture": (options.height, options.width),
+        "size": windows.size,
+        "crop": windows.crop[0],
+        "corners": windows.corners,
+        "mean": [value / 255.0 for value in config.image.mean],
+        "std": [value / 255.0 for value in config.image.std],
+        "template": config.vocabulary.templates,
+        "repeats": options.repeats,
+    }
+
+
+HEADER = (
+    "names",
+    "first mask s, cold",
+    "with cache",
+    "of it loading",
+    "s/picture min",
+    "median",
+    "pictures/s",
+    "with other words s",
+    "of peak",
+    "peak host GiB",
+    "peak device GiB",
+)
+COMPILED = ("names", "by the first picture", "the same again", "other words", "another size")
+TORCH = ("names", "first mask s", "s/picture min", "with other words s", "peak host GiB")
+TORCH_NAMES = 1000  # PyTorch would hold all scores of all names at once
 
 
 def main() -> None:
@@ -94,10 +177,6 @@ def main() -> None:
     import jax
 
     from benchmarks import flops, machine
-    from ovseg_jax import models
-    from ovseg_jax.inference import resized_size
-    from ovseg_jax.ops.windows import num_windows
-    from ovseg_jax.weights import save_weights
 
     jax.config.update("jax_enable_compilation_cache", False)
     config = machine.load_recipe(options.size, options.set)
@@ -106,66 +185,61 @@ def main() -> None:
     print(machine.describe())
     peak, peak_size = machine.matmul_peak(options.dtype)
     print(f"matrix-product peak, {options.dtype}: {peak / GIGA:.0f} GFLOP/s at {peak_size}")
-    crop, protocol, default = config.eval.crop, config.eval, PICTURES[options.size]
+    default = PICTURES[options.size]
     options.height, options.width = options.height or default[0], options.width or default[1]
-    size = resized_size((options.height, options.width), protocol.short_side)
-    counts = [num_windows(n, crop, protocol.stride) if crop else 1 for n in size]
-    windows = counts[0] * counts[1]
-    patch = config.system.clip.image.patch_size
-    patches = (crop // patch) ** 2 if crop else (size[0] // patch) * (size[1] // patch)
+    windows = Windows(config, options.height, options.width)
     print(
-        f"\n{options.size}: pictures of {options.height} x {options.width}, {windows} window(s)\n"
+        f"\n{options.size}: pictures of {options.height} x {options.width}, "
+        f"{len(windows.corners)} window(s)\n"
     )
+    against_torch = options.size == "clip" and importlib.util.find_spec("torch")
 
-    rows = []
+    rows, compiled, ratios = [], [], []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        folder.mkdir()
-        _, params, stats = models.initialize_model(config)
-        models.write_model_files(folder, config)
-        save_weights(folder / "model.safetensors", {**params, **stats})
-        del params, stats
+        write_random_model(config, folder)
         for names in options.names or NAMES[options.size]:
             cache = Path(temporary) / f"cache_{names}"
             cold, warm = (measure(options, folder, names, cache) for _ in range(2))
-            least, median = warm["seconds"]
             padded = -(-names // 16) * 16  # as `ovseg_jax.predict` pads a vocabulary
-            work = windows * flops.window(config, patches, padded) / GIGA
-            rows.append(
-                (
-                    names,
-                    cold["first"],
-                    warm["first"],
-                    warm["loaded"],
-                    least,
-                    median,
-                    1 / least,
-                    warm["other_words"],
-                    f"{100 * work * GIGA / least / peak:.1f} %",
-                    warm["host"],
-                    warm["device"],
-                )
-            )
-    header = (
-        "names",
-        "first mask s, cold",
-        "with cache",
-        "of it loading",
-        "s/picture min",
-        "median",
-        "pictures/s",
-        "with other words s",
-        "of peak",
-        "peak host GiB",
-        "peak device GiB",
+            work = len(windows.corners) * flops.window(config, windows.patches, padded)
+            rows.append(_row(names, cold, warm, work / peak))
+            compiled.append((names, *cold["compiled"]))
+            if against_torch and names <= TORCH_NAMES:
+                job = torch_job(config, windows, options)
+                theirs = measure_torch(options, job, names, Path(temporary))
+                ratios.append(_ratios(names, theirs, cold, warm))
+    print(machine.table(HEADER, rows))
+    print(f"\nprograms compiled\n\n{machine.table(COMPILED, compiled)}")
+    if ratios:
+        print(f"\nPyTorch, and in brackets how many times ours\n\n{machine.table(TORCH, ratios)}")
+
+
+def _row(names: int, cold: dict, warm: dict, best_seconds: float) -> tuple:
+    least, median = warm["seconds"]
+    return (
+        names,
+        cold["first"],
+        warm["first"],
+        warm["loaded"],
+        least,
+        median,
+        1 / least,
+        warm["other_words"],
+        f"{100 * best_seconds / least:.1f} %",
+        warm["host"],
+        warm["device"],
     )
-    print(machine.table(header, rows))
-    base = rows[0]
-    for row in rows:
-        print(
-            f"{row[0]} names: a cached start takes {row[2] / row[1]:.2f} of a cold one; a picture "
-            f"{row[4] / base[4]:.2f} of one with {base[0]} names."
-        )
+
+
+def _ratios(names: int, theirs: dict, cold: dict, warm: dict) -> tuple:
+    pairs = (
+        (theirs["first"], cold["first"]),
+        (min(theirs["seconds"]), warm["seconds"][0]),
+        (theirs["other_words"], warm["other_words"]),
+        (theirs["host"], warm["host"]),
+    )
+    return (names, *(f"{their:.3g} ({their / our:.2f})" for their, our in pairs))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -103,6 +103,22 @@ def device_memory() -> float | None:
     return None if peak is None else peak / 2**30
 
 
+class CompilationCounter:
+    """Counts the programs that XLA is asked for, also those found in the persistent cache."""
+
+    def __init__(self):
+        self._seen = self._reported = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_) -> None:
+        self._seen += event == "/jax/core/compile/backend_compile_duration"
+
+    def since_last(self) -> int:
+        """Programs since the last call or, at first, since the beginning."""
+        new, self._reported = self._seen - self._reported, self._seen
+        return new
+
+
 # --- What is measured ----------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ Pair = tuple[int, int]  # height, width
 _WINDOW_BATCH = 16  # windows that go through the network at once
 _SIZE_BUCKET = 128  # original sizes are padded to a multiple of this many pixels
 _WHOLE_BUCKET = 32  # and so are pictures that go through the network whole
-_SCORES_AT_ONCE = 2**28  # floats; more names than fit are compared in chunks
+_SCORES_AT_ONCE = 2**26  # floats; more names than fit are compared in chunks
 _BACKGROUND = 0  # the class that the rules about areas and probabilities fall back to
 
 
