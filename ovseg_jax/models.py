@@ -18,7 +18,7 @@ from ovseg_jax.params import Flat, abstract_model, initialize
 from ovseg_jax.systems import create_system
 from ovseg_jax.text.label_space import load_label_space
 from ovseg_jax.text.templates import load_templates
-from ovseg_jax.text.tokenizer import Tokenizer, WordTokenizer, copy_tokenizer, load_tokenizer
+from ovseg_jax.text.tokenizer import LetterTokenizer, Tokenizer, copy_tokenizer, load_tokenizer
 from ovseg_jax.text.vocabulary import Vocabulary, build_vocabulary
 from ovseg_jax.training.checkpoints import (
     choose_step,
@@ -33,7 +33,6 @@ RANDOM_WARNING = (
     "the weights that do not train are RANDOM because config.pretrained is empty: figures and "
     "pictures mean nothing; name a model folder there to start from trained weights"
 )
-GENERATED_TOKENIZERS = ("shapes", "letters")
 MODEL_SECTIONS = ("system", "dtype", "image", "vocabulary", "eval")
 
 
@@ -75,9 +74,9 @@ def write_model_files(folder: Path, config: ConfigDict, notes: Mapping | None = 
         description["notes"] = dict(notes)
     atomic_write(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
     spec = config.vocabulary.tokenizer
-    if spec in GENERATED_TOKENIZERS:
+    if spec == "shapes":
         create_tokenizer(config).save(folder)
-    else:
+    elif spec != "letters":
         copy_tokenizer(spec if spec == "clip" else model_folder(spec), folder)
 
 
@@ -215,12 +214,19 @@ def create_tokenizer(config: ConfigDict) -> Tokenizer:
     """
     spec, context = config.vocabulary.tokenizer, config.system.clip.text.context
     if spec == "letters":
-        return WordTokenizer.from_letters(config.system.clip.text.vocab_size, context)
+        return LetterTokenizer(config.system.clip.text.vocab_size, context)
     if spec == "shapes":
         from data_pipelines.sources.shapes_captions import build_shapes_tokenizer
 
         return build_shapes_tokenizer(context)
     return load_tokenizer(spec if spec == "clip" else model_folder(spec), context)
+
+
+def folder_tokenizer(config: ConfigDict, folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder: its files, or letters where the checkpoint had none."""
+    if config.vocabulary.tokenizer == "letters":
+        return create_tokenizer(config)
+    return load_tokenizer(folder, config.system.clip.text.context)
 
 
 def create_vocabulary(config: ConfigDict, model: Model, subset: str) -> Vocabulary:

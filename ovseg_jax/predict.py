@@ -42,7 +42,7 @@ from ovseg_jax.text.label_space import (
     scene_words,
 )
 from ovseg_jax.text.templates import load_templates
-from ovseg_jax.text.tokenizer import Tokenizer, load_tokenizer
+from ovseg_jax.text.tokenizer import Tokenizer
 from ovseg_jax.text.vocabulary import Vocabulary, build_vocabulary
 from ovseg_jax.weights import load_model_json
 
@@ -385,7 +385,7 @@ def load(path: str | os.PathLike) -> Segmenter:
         )
     return Segmenter(
         models.load_model(config, folder),
-        load_tokenizer(folder, config.system.clip.text.context),
+        models.folder_tokenizer(config, folder),
         load_templates(config.vocabulary.templates),
         # Of a user's own words none is the background that these rules fall back to.
         dataclasses.replace(Protocol.from_config(config.eval), area=0.0, threshold=0.0),

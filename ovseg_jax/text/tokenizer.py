@@ -23,7 +23,6 @@ CLIP_CONTEXT = 77
 WORD_CONTEXT = 28
 
 _PAD, _UNKNOWN, _START, _END = "<pad>", "<unknown>", "<start>", "<end>"
-_LETTERS = "etaoinshrdlcumwfgypbvkjxqz0123456789"
 _WORD_FILE = "tokenizer.json"
 _CLIP_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
 _CLIP_FOLDER = Path(__file__).parent / "clip_bpe"
@@ -69,28 +68,13 @@ class WordTokenizer:
     @classmethod
     def from_words(cls, words: Sequence[str], context: int = WORD_CONTEXT) -> "WordTokenizer":
         """Builds the tokenizer of a closed vocabulary: pad, unknown, start, the words, end."""
-        from tokenizers import pre_tokenizers
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-        words = dict.fromkeys(word.lower() for word in words)
-        return cls._closed(words, pre_tokenizers.Whitespace(), context)
-
-    @classmethod
-    def from_letters(cls, vocab_size: int, context: int = WORD_CONTEXT) -> "WordTokenizer":
-        """Builds a stand-in of one id per letter or digit, the most frequent where few fit."""
-        from tokenizers import Regex, pre_tokenizers
-
-        letters = _LETTERS[: max(vocab_size - 4, 0)]
-        return cls._closed(letters, pre_tokenizers.Split(Regex("."), "isolated"), context)
-
-    @classmethod
-    def _closed(cls, tokens: Iterable[str], pre_tokenizer, context: int) -> "WordTokenizer":
-        from tokenizers import Tokenizer, models, normalizers
-
-        tokens = [_PAD, _UNKNOWN, _START, *tokens, _END]
+        tokens = [_PAD, _UNKNOWN, _START, *dict.fromkeys(word.lower() for word in words), _END]
         vocabulary = {token: i for i, token in enumerate(tokens)}
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
         tokenizer.normalizer = normalizers.Lowercase()
-        tokenizer.pre_tokenizer = pre_tokenizer
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         return cls(tokenizer, context)
 
     @classmethod
@@ -121,6 +105,24 @@ class WordTokenizer:
             for i, (first, last) in zip(encoding.ids, encoding.offsets, strict=True)
             if i == unknown
         )
+
+
+class LetterTokenizer:
+    """One id per character, folded into the ids that there are: any text can be read.
+
+    It stands in where a checkpoint came without its vocabulary; the texts then mean nothing.
+    """
+
+    def __init__(self, vocab_size: int, context: int):
+        """Takes the number of ids, at least 4, and the columns of the result."""
+        self.vocab_size, self.context = vocab_size, context
+        self.start, self.end = vocab_size - 2, vocab_size - 1
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns int32 [len(texts), context]."""
+        letters = self.start - 1  # 0 is the padding
+        ids = ([self.start, *(1 + ord(c) % letters for c in text), self.end] for text in texts)
+        return _rows(ids, self.context, self.end)
 
 
 @functools.cache

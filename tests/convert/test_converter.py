@@ -85,7 +85,7 @@ def test_a_converted_model_segments_and_warns_of_its_words(tmp_path, hf_folder, 
     segmenter = ovseg_jax.load(tmp_path / "model")
     assert "came without its tokenizer" in capsys.readouterr().err
     picture = np.random.default_rng(0).integers(0, 255, (70, 100, 3), np.uint8)
-    result = segmenter.segment(picture, "cat; dog")
+    result = segmenter.segment(picture, "cat; grass, lawn; person in red; 猫")
     assert result.labels.shape == (70, 100)
     assert "'mit'" in load_model_json(tmp_path / "model")["notes"]["licence"]
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from ovseg_jax.errors import UserError
-from ovseg_jax.text.tokenizer import ClipTokenizer, WordTokenizer, clean_text, load_tokenizer
+from ovseg_jax.text.tokenizer import (
+    ClipTokenizer,
+    LetterTokenizer,
+    WordTokenizer,
+    clean_text,
+    load_tokenizer,
+)
 
 CASES = Path(__file__).parents[1] / "golden" / "clip" / "tokenizer_cases.json"
 HAS_FTFY = importlib.util.find_spec("ftfy") is not None
@@ -66,6 +72,13 @@ def test_word_tokenizer_round_trips_through_its_file(tmp_path):
     texts = ["a star on grass", "Grass"]
     np.testing.assert_array_equal(loaded(texts), tokenizer(texts))
     assert load_tokenizer(tmp_path / "tokenizer.json").context == 28
+
+
+def test_letters_stand_in_for_a_vocabulary_of_any_size():
+    tokenizer = LetterTokenizer(vocab_size=8, context=6)
+    rows = tokenizer(["a b", "猫, a dog in the grass"])
+    np.testing.assert_array_equal(rows[0], [6, 1 + 97 % 5, 1 + 32 % 5, 1 + 98 % 5, 7, 0])
+    assert rows[1, -1] == 7 and (rows[1, 1:-1] < 6).all() and rows[1].all()
 
 
 def test_a_folder_without_tokenizer_is_named(tmp_path):
