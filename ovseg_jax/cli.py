@@ -156,6 +156,13 @@ def _add_convert(commands) -> None:
         "(default), gem",
     )
     command.add_argument(
+        "--system",
+        default="",
+        help="what a CLIP becomes: training_free (default for a transformer), or clip, the plain "
+        "one (default for a ResNet)",
+        choices=("clip", "training_free"),
+    )
+    command.add_argument(
         "--to-torch",
         action="store_true",
         help="the way back: from a converted model folder to a safetensors file",
@@ -271,8 +278,13 @@ def _convert(arguments: argparse.Namespace) -> int:
         count = convert_back(Path(arguments.source), arguments.destination)
         print(f"{count} tensors -> {arguments.destination}")
     else:
-        method = arguments.method or DEFAULT_METHOD
-        found = convert(arguments.source, arguments.destination, arguments.activation, method)
+        found = convert(
+            arguments.source,
+            arguments.destination,
+            activation=arguments.activation,
+            method=arguments.method or DEFAULT_METHOD,
+            system=arguments.system,
+        )
         print(found.table())
     return 0
 

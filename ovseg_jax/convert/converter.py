@@ -82,7 +82,11 @@ def _listed(names: Sequence[str], shown: int = 4) -> str:
 
 
 def convert(
-    source: str, folder: Path, activation: str = "", method: str = DEFAULT_METHOD
+    source: str,
+    folder: Path,
+    activation: str = "",
+    method: str = DEFAULT_METHOD,
+    system: str = "",
 ) -> Conversion:
     """Writes a model folder from a checkpoint.
 
@@ -93,6 +97,8 @@ def convert(
       folder: to write.
       activation: 'quick_gelu' or 'gelu', where the checkpoint does not tell.
       method: by which a CLIP with a transformer segments, of `networks.training_free.METHODS`.
+      system: 'training_free' or 'clip'; '' = the former for a transformer, the latter for a
+        ResNet.
 
     Raises:
       UserError: no such checkpoint, a damaged or hostile file, an unknown layout, tensors that are
@@ -105,7 +111,13 @@ def convert(
     tensors = layout.strip(tensors)
     beside = path if path.is_dir() else path.parent
     sizes = layout.config(Source(tensors, _description(beside), activation))
-    config = clip_sections(sizes, method, beside) if isinstance(sizes, CLIPConfig) else None
+    if system and not isinstance(sizes, CLIPConfig):
+        raise UserError(
+            f"{source} is no CLIP but {layout.name}, a part of other systems; leave out --system."
+        )
+    config = None
+    if isinstance(sizes, CLIPConfig):
+        config = clip_sections(sizes, beside, method, system)
     shapes = _shapes(sizes, config)
     weights = layout.name_map.inward(tensors, shapes)
     notes = {
@@ -194,7 +206,7 @@ def _shapes(
     return {name: leaf.shape for name, leaf in {**params, **stats}.items()}
 
 
-def clip_sections(sizes: CLIPConfig, method: str, beside: Path) -> ConfigDict:
+def clip_sections(sizes: CLIPConfig, beside: Path, method: str, system: str) -> ConfigDict:
     """The sections of model.json for a converted CLIP: it segments without training."""
     side = sizes.image.image_size
     clip = {
@@ -202,13 +214,13 @@ def clip_sections(sizes: CLIPConfig, method: str, beside: Path) -> ConfigDict:
         "image": dataclasses.asdict(sizes.image),
         "text": dataclasses.asdict(sizes.text),
     }
-    system = dict(name="clip", clip=clip)  # reads the values of a ResNet's attention pool
-    if isinstance(sizes.image, ViTConfig):
-        system = dict(name="training_free", clip=clip, method=method)
+    # The system 'clip' reads the values of a ResNet's attention pool.
+    name = system or ("training_free" if isinstance(sizes.image, ViTConfig) else "clip")
+    options = dict(method=method) if name == "training_free" else {}
     tokenizer = _tokenizer(sizes.text.vocab_size, beside)
     return ConfigDict(
         dict(
-            system=system,
+            system=dict(name=name, clip=clip, **options),
             dtype="float32",
             image=dict(mean=CLIP_MEAN, std=CLIP_STD),
             vocabulary=dict(

@@ -111,6 +111,7 @@ def progress_bar(total: int, initial: int = 0, label: str = "train", unit: str =
         desc=label,
         unit=unit,
         unit_scale=unit == "B",
+        delay=1.0 if unit == "B" else 0.0,  # small files are through in an instant
         dynamic_ncols=True,
         file=sys.stderr,
         disable=jax.process_index() != 0,

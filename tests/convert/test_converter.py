@@ -153,6 +153,13 @@ def test_a_method_of_ones_own_choice(tmp_path, hf_folder):
     assert not (tmp_path / "other").exists()
 
 
+def test_a_plain_clip_if_one_wishes(tmp_path, hf_folder):
+    convert(str(hf_folder), tmp_path / "model", system="clip")
+    assert load_model_json(tmp_path / "model")["system"]["name"] == "clip"
+    picture = np.zeros((40, 50, 3), np.uint8)
+    assert ovseg_jax.load(tmp_path / "model").segment(picture, "cat; dog").labels.shape == (40, 50)
+
+
 def test_mistakes(tmp_path, hf_folder):
     with pytest.raises(UserError, match="no checkpoint at nowhere"):
         locate("nowhere.pt")
