@@ -34,7 +34,7 @@ def segmenter():
 def model_folder(tmp_path, monkeypatch):
     """A model folder of the fake system, which no config can name."""
     monkeypatch.setattr(models, "create_system", lambda config, rngs: ColorSystem(rngs=rngs))
-    monkeypatch.setattr(predict, "load_tokenizer", lambda folder, *_: ColorTokenizer())
+    monkeypatch.setattr(models, "folder_tokenizer", lambda *_: ColorTokenizer())
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.json").write_text(json.dumps(MODEL_JSON))
