@@ -29,7 +29,7 @@ from ovseg_jax.training.logs import say
 
 Encode = Callable[[np.ndarray], jax.Array]
 
-_LISTED_CONFUSIONS = 30
+_LISTED_CONFUSIONS = 20
 
 
 def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "latest") -> dict:
