@@ -12,6 +12,8 @@ from ovseg_jax.errors import UserError
 _EXAMPLES = """examples:
   ovseg segment photo.jpg --words "striped star; dotted ring; grass" --model runs/shapes_zegclip
   ovseg segment *.png --words "cat; grass, lawn" --model my_model --output segments
+  ovseg vocabularies
+  ovseg compare runs/first runs/second --classes
   ovseg parity tests/golden/zegclip/*.npz"""
 
 _SEGMENT_HELP = """Writes, for each picture and at its own size,
@@ -42,6 +44,19 @@ _CONVERT_EXAMPLES = """examples:
   ovseg convert --to-torch models/clip_vit_b16 clip_vit_b16.safetensors
 
 Every tensor is accounted for: one without a place, or a place without a tensor, is an error."""
+
+_VOCABULARIES_EXAMPLES = """examples:
+  ovseg vocabularies
+  ovseg vocabularies voc_zegclip
+  ovseg vocabularies voc20 --json > mine.json
+
+A file of your own (JSON with the same keys; "classes" is enough) stands wherever the name of a
+label space does."""
+
+_COMPARE_HELP = """Prints the figures of evaluated runs in percent, the best with a star.
+
+Figures of different protocols (classes, prompts, sizes, windows, rules, data) say nothing about
+the models: such runs are refused, unless --anyway is given, which also lists what differs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_segment(commands)
     _add_convert(commands)
     _add_export(commands)
+    _add_vocabularies(commands)
+    _add_compare(commands)
     _add_parity(commands)
     return parser
 
@@ -103,7 +120,9 @@ def _add_segment(commands) -> None:
     classes.add_argument("--words", help='the classes: "cat; dog; grass, lawn"')
     classes.add_argument("--words-file", metavar="FILE", help="the classes, one in each line")
     classes.add_argument(
-        "--vocabulary", metavar="NAME", help="those of a packaged label space (ade150, voc20, …)"
+        "--vocabulary",
+        metavar="NAME",
+        help="those of a packaged label space (see ovseg vocabularies) or of a file of your own",
     )
     command.add_argument(
         "--model", required=True, help="folder of a run or of a converted model, or a packaged name"
@@ -180,6 +199,38 @@ def _add_export(commands) -> None:
     command.add_argument("run", type=Path, help="run folder")
     command.add_argument("folder", type=Path, help="model folder to write")
     command.set_defaults(run_command=_export)
+
+
+def _add_vocabularies(commands) -> None:
+    command = commands.add_parser(
+        "vocabularies",
+        help="list the label spaces, or show one",
+        description="Lists the packaged label spaces, or shows the classes of one in their order.",
+        epilog=_VOCABULARIES_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "name", nargs="?", metavar="NAME", help="a packaged label space, or a file of your own"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run_command=_vocabularies)
+
+
+def _add_compare(commands) -> None:
+    command = commands.add_parser(
+        "compare",
+        help="set the figures of runs side by side",
+        description=_COMPARE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("runs", nargs="+", metavar="RUN", help="run folder or its result.json")
+    command.add_argument(
+        "--classes", action="store_true", help="list the classes too, largest differences first"
+    )
+    command.add_argument(
+        "--anyway", action="store_true", help="compare runs of different protocols"
+    )
+    command.set_defaults(run_command=_compare)
 
 
 def _add_parity(commands) -> None:
@@ -294,6 +345,24 @@ def _export(arguments: argparse.Namespace) -> int:
 
     export_model(arguments.run, arguments.folder)
     print(f"{arguments.run} -> {arguments.folder}")
+    return 0
+
+
+def _vocabularies(arguments: argparse.Namespace) -> int:
+    from ovseg_jax.text import catalogue
+
+    if arguments.name:
+        show = catalogue.page_json if arguments.json else catalogue.page
+        print(show(arguments.name))
+    else:
+        print(catalogue.listing_json() if arguments.json else catalogue.listing())
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from ovseg_jax.report.compare import compare
+
+    print(compare(arguments.runs, anyway=arguments.anyway, classes=arguments.classes))
     return 0
 
 

@@ -16,10 +16,11 @@ from ovseg_jax import models
 from ovseg_jax.files import atomic_write
 from ovseg_jax.inference import Canvas, Model, Protocol, lay_on_canvas, segment_canvases
 from ovseg_jax.metrics import mmseg, zero_shot
-from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix
+from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix, most_confused
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.params import digest
-from ovseg_jax.report.html import Example, write_report
+from ovseg_jax.report.gallery import Example, Gallery
+from ovseg_jax.report.html import write_report
 from ovseg_jax.text.label_space import LabelSpace, load_label_space
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.text.vocabulary import Vocabulary
@@ -28,7 +29,7 @@ from ovseg_jax.training.logs import say
 
 Encode = Callable[[np.ndarray], jax.Array]
 
-_count = jax.jit(confusion_matrix, static_argnums=(2, 3))
+_LISTED_CONFUSIONS = 20
 
 
 def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "latest") -> dict:
@@ -86,14 +87,15 @@ def summary_table(result: Mapping) -> str:
     return "\n".join(lines)
 
 
-def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, list[Example]]:
+def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, dict[str, list[Example]]]:
     """Evaluates a model by the `eval` and `data` sections of a config.
 
     `data.eval` gives the figures of `evaluate_segmentation`; `data.retrieval` and `data.zero_shot`,
     where the config has them, those of `evaluate_retrieval` and `evaluate_zero_shot`.
 
     Returns:
-      The result of `evaluate_segmentation` with the rest of the protocol, and pictures to show.
+      The result of `evaluate_segmentation` with the rest of the protocol, and pictures to show, by
+      heading.
     """
     load = functools.partial(
         models.create_loader,
@@ -126,6 +128,7 @@ def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, list[Example
         "system": config.system.name,
         "templates": list(load_templates(config.vocabulary.templates)),
         "data": config.data.eval.source.to_dict(),
+        "transforms": [dict(step) for step in config.data.eval.transforms],
         "weights": digest(model.params),
     }
     return result, shown
@@ -156,7 +159,7 @@ def evaluate_segmentation(
     batch_size: int,
     report_images: int = 0,
     total: int | None = None,
-) -> tuple[dict, list[Example]]:
+) -> tuple[dict, dict[str, list[Example]]]:
     """Counts every pixel of a data set once and reads the scores off the counts.
 
     Pictures may differ in size: they are regrouped into batches of one canvas shape, and the last
@@ -170,40 +173,64 @@ def evaluate_segmentation(
       label_space: the classes.
       protocol: windows and sizes.
       batch_size: pictures that are predicted at once.
-      report_images: how many of the first pictures to return.
+      report_images: how many of the first pictures to return; of the best and the worst a few.
       total: number of pictures, for the progress bar.
 
     Returns:
       Percentages `mIoU`, `mIoU_seen`, `mIoU_unseen`, `hIoU`, `aAcc` and the like, with `IoU` by
-      class name, `images` (their number) and `protocol`; and the first pictures.
+      class name, `confusions` (the most frequent), `images` (their number) and `protocol`; and
+      pictures by heading, in several processes those of this one.
     """
     from tqdm import tqdm  # writes to standard error
 
     classes = len(label_space.names)
     counts = ConfusionState(classes)
-    shown: list[Example] = []
-    images, in_flight = 0, None
+    gallery = Gallery(report_images)
+    images, previous = 0, ((), (), ())
     stream = tqdm(examples, total=total, unit="img", desc="evaluating", disable=None)
     for group in _groups(stream, protocol, batch_size):
         canvases = _fill([canvas for canvas, _ in group], batch_size)
         truth = _padded_labels([label for _, label in group], canvases, label_space.ignore_label)
         predictions, _ = segment_canvases(model, vocabulary, canvases, protocol)
-        matrix = _count(truth, predictions, classes, label_space.ignore_label)
+        matrix, scores = _count(truth, predictions, classes, label_space.ignore_label)
         counts.update(matrix, truth.size)
-        for (canvas, label), prediction in zip(group, predictions, strict=False):
-            if len(shown) >= report_images:
-                break
-            shown.append(_example(canvas, label, prediction, model))
         images += len(group)
-        # One batch runs while the host prepares the next; more would only pile up pictures.
-        jax.block_until_ready(in_flight)
-        in_flight = matrix
+        # One batch runs while the host looks at the one before it and prepares the next; more
+        # would only pile up pictures.
+        _offer(gallery, model, *previous)
+        previous = group, predictions, scores
+    _offer(gallery, model, *previous)
     matrix = _over_processes(counts.matrix)
     images = int(_over_processes(np.array(images)))
     return _scores(matrix, label_space) | {
         "images": images,
         "protocol": _protocol(label_space, protocol),
-    }, shown
+    }, gallery.sections()
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _count(
+    truth: jax.Array, predictions: jax.Array, classes: int, ignore_label: int
+) -> tuple[jax.Array, jax.Array]:
+    """Counts of a batch int32 [C + 1, C + 1], and the mIoU of each picture float32 [B]."""
+    count = functools.partial(confusion_matrix, num_classes=classes, ignore_label=ignore_label)
+    matrices = jax.vmap(count)(truth, predictions)
+    return matrices.sum(axis=0), mmseg.picture_mean_iou(matrices)
+
+
+def _offer(
+    gallery: Gallery,
+    model: Model,
+    group: Sequence[tuple[Canvas, np.ndarray]],
+    predictions: jax.Array,
+    scores: jax.Array,
+) -> None:
+    """Shows a batch to the gallery; it waits for the scores, and fetches what the gallery takes."""
+    # Scores of the pictures that only fill a batch up come last and are dropped.
+    pairs = zip(group, 100 * np.asarray(scores), strict=False)
+    for index, ((canvas, label), score) in enumerate(pairs):
+        fetch = functools.partial(_example, model, canvas, label, predictions, index, float(score))
+        gallery.offer(float(score), fetch)
 
 
 def _over_processes(counts: np.ndarray) -> np.ndarray:
@@ -248,7 +275,14 @@ def _padded_labels(
     return padded
 
 
-def _example(canvas: Canvas, label: np.ndarray, prediction: jax.Array, model: Model) -> Example:
+def _example(
+    model: Model,
+    canvas: Canvas,
+    label: np.ndarray,
+    predictions: jax.Array,
+    index: int,
+    score: float,
+) -> Example:
     height, width = canvas.original_size
     image = canvas.pixels[: canvas.size[0], : canvas.size[1]]
     if image.dtype != np.uint8:
@@ -257,20 +291,43 @@ def _example(canvas: Canvas, label: np.ndarray, prediction: jax.Array, model: Mo
         import cv2
 
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return Example(image, np.asarray(label, np.int32), np.asarray(prediction)[:height, :width])
+    prediction = np.asarray(predictions[index])[:height, :width]
+    return Example(image, np.asarray(label, np.int32), prediction, score)
 
 
 def _scores(matrix: np.ndarray, label_space: LabelSpace) -> dict:
     iou = 100 * mmseg.scores(matrix)["IoU"]
     means = zero_shot.seen_unseen(matrix, label_space.seen, label_space.unseen)
-    return means | {"IoU": dict(zip(label_space.unique_names, map(float, iou), strict=True))}
+    return means | {
+        "IoU": dict(zip(label_space.unique_names, map(float, iou), strict=True)),
+        "confusions": _confusions(matrix, label_space.unique_names),
+    }
+
+
+def _confusions(matrix: np.ndarray, names: Sequence[str]) -> list[dict]:
+    """The most frequent errors, with their share of the true class in percent."""
+    labelled = mmseg.areas(matrix).label
+    return [
+        {
+            "true": names[true],
+            "predicted": names[predicted],
+            "pixels": pixels,
+            "share": 100 * pixels / int(labelled[true]),
+        }
+        for true, predicted, pixels in most_confused(matrix, _LISTED_CONFUSIONS)
+    ]
 
 
 def _protocol(label_space: LabelSpace, protocol: Protocol) -> dict:
+    names, background = label_space.unique_names, label_space.background
     return {
         "label_space": label_space.name,
-        "queries": [", ".join(words) for words in label_space.classes],
-        "unseen": [label_space.unique_names[index] for index in label_space.unseen],
+        "classes": list(names),
+        # Lists where a class has several: a single query may hold commas.
+        "queries": [words[0] if len(words) == 1 else list(words) for words in label_space.classes],
+        "seen": [names[index] for index in label_space.seen],
+        "unseen": [names[index] for index in label_space.unseen],
+        "background": None if background is None else names[background],
         "ignore_label": label_space.ignore_label,
         **dataclasses.asdict(protocol),
         "absent_classes": "mmseg: 0/0 is left out of the means, predicted but never labelled is 0",

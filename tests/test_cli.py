@@ -142,3 +142,66 @@ def test_background_and_scores(model_folder, pictures, tmp_path):  # noqa: F811
     assert json.loads((out / "p0.json").read_text())["names"][0] == "background"
     with np.load(out / "p0_scores.npz") as saved:
         assert saved["names"][0] == "background" and saved["scores"].shape[-1] == 5
+
+
+def test_vocabularies_are_listed_and_shown(tmp_path, capsys):
+    assert cli.main(["vocabularies"]) == 0
+    assert "voc_zegclip" in capsys.readouterr().out
+    assert cli.main(["vocabularies", "voc_zegclip"]) == 0
+    assert "15  pottedplant" in capsys.readouterr().out
+    assert cli.main(["vocabularies", "--json"]) == 0
+    assert "ade150" in {entry["name"] for entry in json.loads(capsys.readouterr().out)}
+    assert cli.main(["vocabularies", "voc20", "--json"]) == 0
+    mine = tmp_path / "mine.json"
+    mine.write_text(capsys.readouterr().out)
+    assert cli.main(["vocabularies", str(mine)]) == 0
+    assert "diningtable  table" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "lacks the key 'classes'"),
+        ('{"classes": ["cat"], "seen": [0], "unseen": [0]}', "lists class 0 twice"),
+    ],
+)
+def test_a_faulty_vocabulary_of_ones_own(tmp_path, pictures, capsys, content, message):
+    mine = tmp_path / "mine.json"
+    mine.write_text(content)
+    commands = (
+        ["vocabularies", str(mine)],
+        ["segment", pictures[0], "--model=nowhere", f"--vocabulary={mine}"],
+    )
+    for command in commands:
+        assert cli.main(command) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
+def test_an_unknown_vocabulary_is_answered_with_the_nearest(capsys):
+    assert cli.main(["vocabularies", "voc_zegclp"]) == 1
+    error = capsys.readouterr().err
+    assert "did you mean 'voc_zegclip'" in error and error.count("\n") == 1
+
+
+def test_a_vocabulary_of_ones_own(model_folder, pictures, tmp_path):  # noqa: F811
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({"classes": ["red", ["green", "blue"], "white"]}))
+    out = tmp_path / "out"
+    arguments = ["segment", pictures[0], f"--model={model_folder}", f"--vocabulary={mine}"]
+    assert cli.main([*arguments, f"--output={out}"]) == 0
+    assert json.loads((out / "p0.json").read_text())["names"] == ["red", "green", "white"]
+
+
+def test_runs_are_compared(tmp_path, capsys):
+    for name, crop in (("a", 96), ("b", 96), ("c", 64)):
+        result = {"mIoU": crop / 2, "IoU": {"cat": 1.0}, "images": 3, "protocol": {"crop": crop}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(result))
+    first, second, other = (str(tmp_path / name) for name in "abc")
+    assert cli.main(["compare", first, f"{second}/result.json", "--classes"]) == 0
+    assert "48.00*" in capsys.readouterr().out
+    assert cli.main(["compare", first, other]) == 1
+    error = capsys.readouterr().err
+    assert "crop: 96 against 64" in error and "--anyway" in error and error.count("\n") == 1
+    assert cli.main(["compare", first, other, "--anyway"]) == 0

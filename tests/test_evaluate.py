@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -50,8 +51,8 @@ def test_every_valid_pixel_counts_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "_count", evaluate_count)
         result, shown = run([(24, 32)] * 5 + [(40, 28)], report_images=3)
-    assert sum(int(matrix.sum()) for matrix in seen) == 5 * 24 * 32 + 40 * 28 - 6 * 4
-    assert result["images"] == 6 and len(shown) == 3 and len(seen) == 3
+    assert sum(int(matrix.sum()) for matrix, _ in seen) == 5 * 24 * 32 + 40 * 28 - 6 * 4
+    assert result["images"] == 6 and len(shown["Pictures"]) == 3 and len(seen) == 3
     assert result["aAcc"] == pytest.approx(100 * (1 - 6 * 3 / (5 * 24 * 32 + 40 * 28 - 6 * 4)))
     assert set(result["IoU"]) == set(NAMES)
     assert result["mIoU"] == pytest.approx(np.mean(list(result["IoU"].values())))
@@ -68,11 +69,43 @@ def test_batches_do_not_change_the_result_and_the_last_one_compiles_nothing():
     assert again == result
 
 
+def test_pictures_are_ranked_by_their_own_mean_iou():
+    _, shown = run([(24, 32), (40, 28), (8, 8)], report_images=2, batch_size=2)
+    first, best, worst = shown.values()
+    assert len(first) == len(best) == len(worst) == 2
+    assert best[0].score > worst[0].score and worst[0].truth.shape == (8, 8)
+    for example in (*first, *best, *worst):
+        matrix = evaluate.confusion_matrix(example.truth, example.prediction, len(NAMES), 255)
+        iou = evaluate.mmseg.scores(np.asarray(matrix))["IoU"]
+        assert example.score == pytest.approx(100 * np.nanmean(iou), rel=1e-5)
+
+
+def test_confusions_are_the_most_frequent_errors():
+    result, _ = run([(24, 32)] * 3)
+    errors = result["confusions"]
+    assert sum(entry["pixels"] for entry in errors) == 3 * 3
+    assert [entry["pixels"] for entry in errors] == sorted(
+        (entry["pixels"] for entry in errors), reverse=True
+    )
+    for entry in errors:
+        assert entry["true"] != entry["predicted"] and 0 < entry["share"] < 100
+
+
+def test_the_protocol_tells_queries_with_commas_from_synonyms():
+    single, several = (
+        evaluate._protocol(LabelSpace("roads", (words, ("sky",)), background=1), Protocol())
+        for words in (("road, route",), ("road", "route"))
+    )
+    assert single["queries"] == ["road, route", "sky"]
+    assert several["queries"] == [["road", "route"], "sky"]
+    assert several["classes"] == ["road", "sky"] and several["background"] == "sky"
+
+
 def test_resized_pictures_are_scored_at_their_own_size():
     protocol = Protocol(short_side=48, crop=48, stride=32)
     result, shown = run([(24, 40), (30, 30)], protocol, report_images=9)
     assert result["aAcc"] > 95
-    for example in shown:
+    for example in itertools.chain(*shown.values()):
         assert example.image.shape[:2] == example.truth.shape == example.prediction.shape
         assert (example.truth == example.prediction).mean() > 0.9
 
@@ -195,8 +228,10 @@ def test_evaluating_a_run_leaves_its_result_and_report(tmp_path, monkeypatch):
     assert saved["retrieval"]["pictures"] == saved["zero_shot"]["pictures"] == 5
     assert saved["training_free"]["IoU"] == saved["IoU"]  # the system is the read-out itself
     assert saved["protocol"]["templates"] == ["a photo of a {}"]
+    assert saved["protocol"]["transforms"] == []
     assert saved["protocol"]["weights"] == digest(model.params)
-    assert len(list((tmp_path / "report/pictures").iterdir())) == 2 * 3
+    # Two first, best and worst ones; picture, truth and prediction of each.
+    assert len(list((tmp_path / "report/pictures").iterdir())) == 3 * 2 * 3
     assert "striped star" in (tmp_path / "report/index.html").read_text()
 
 

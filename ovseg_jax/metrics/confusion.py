@@ -33,6 +33,24 @@ def confusion_matrix(
     return counts.reshape(num_classes + 1, num_classes + 1)
 
 
+def most_confused(matrix: np.ndarray, count: int) -> list[tuple[int, int, int]]:
+    """The most frequent errors.
+
+    Args:
+      matrix: integer [C + 1, C + 1] of `confusion_matrix`.
+      count: how many at most.
+
+    Returns:
+      Triples of the true class, the predicted class and the number of pixels, which is not 0; those
+      of most pixels first.
+    """
+    wrong = np.array(matrix[:-1, :-1])
+    np.fill_diagonal(wrong, 0)
+    cells = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    places = (np.unravel_index(cell, wrong.shape) for cell in cells if wrong.flat[cell])
+    return [(int(true), int(predicted), int(wrong[true, predicted])) for true, predicted in places]
+
+
 class ConfusionState:
     """Sum of confusion matrices: int32 on the device, int64 on the host.
 

@@ -12,6 +12,8 @@ Differences to other protocols that move the figures:
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 SCORES = ("IoU", "Acc", "Dice", "Precision", "Recall", "Fscore")
@@ -92,6 +94,21 @@ def scores(matrix: np.ndarray, nan_to_num: float | None = None) -> dict[str, np.
     if nan_to_num is None:
         return result
     return {name: np.nan_to_num(value, nan=nan_to_num) for name, value in result.items()}
+
+
+def picture_mean_iou(matrices: jax.Array) -> jax.Array:
+    """Mean IoU of single pictures, to rank them by; may be jitted.
+
+    Args:
+      matrices: int32 [B, C + 1, C + 1], one of `metrics.confusion` for each picture.
+
+    Returns:
+      float32 [B], fractions, over the classes that are labelled or predicted in the picture; NaN
+      where no pixel counts.
+    """
+    intersect = jnp.diagonal(matrices, axis1=1, axis2=2)[:, :-1]
+    union = matrices.sum(axis=1)[:, :-1] + matrices.sum(axis=2)[:, :-1] - intersect
+    return jnp.mean(intersect / jnp.maximum(union, 1), axis=1, where=union > 0)
 
 
 def mean_percent(values: np.ndarray, digits: int | None = None) -> float:

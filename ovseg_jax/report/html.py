@@ -1,15 +1,16 @@
 """The report of an evaluation: one folder with a page and its pictures, nothing from outside."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from ovseg_jax.files import atomic_write_all
 from ovseg_jax.report.colors import picture_colors, png
+from ovseg_jax.report.gallery import Example
 from ovseg_jax.report.overlay import paint, present_classes
 
 _FIGURES = (
@@ -36,13 +37,17 @@ p, summary { color: var(--faint); margin: 0 0 12px; }
 .figure small { color: var(--faint); display: block; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: 3px 14px 3px 0; }
 th { color: var(--faint); font-weight: normal; } td.number { text-align: right; }
-.bars { columns: 3 300px; column-gap: 32px; font-size: 13px; }
+.bars { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr));
+  column-gap: 32px; font-size: 13px; }
 .bar { display: grid; grid-template-columns: 142px 1fr 44px; gap: 8px; align-items: center;
-  break-inside: avoid; height: 21px; }
+  height: 21px; }
 .bar span:first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .track { background: #f0f1f4; border-radius: 3px; height: 11px; }
 .fill { background: var(--seen); border-radius: 3px; height: 11px; }
 .unseen .fill, .key.unseen { background: var(--unseen); }
+#by-name:checked ~ .bars .bar { order: var(--name); }
+#by-place:checked ~ .bars .bar { order: var(--place); }
+label { color: var(--faint); margin-right: 12px; }
 .number { font-variant-numeric: tabular-nums; text-align: right; }
 .warning { color: white; background: #b3261e; border-radius: 8px; padding: 10px 14px; }
 .key { display: inline-block; width: 12px; height: 12px; border-radius: 3px;
@@ -62,25 +67,18 @@ th { color: var(--faint); font-weight: normal; } td.number { text-align: right; 
   .legend { grid-column: 1 / -1; } }
 """
 
-
-class Example(NamedTuple):
-    """One evaluated picture.
-
-    Attributes:
-      image: uint8 [H, W, 3].
-      truth: int [H, W]; labels beyond the classes were not counted.
-      prediction: int [H, W].
-    """
-
-    image: np.ndarray
-    truth: np.ndarray
-    prediction: np.ndarray
+# Buttons by which CSS alone sorts the bars beside them: the page runs no script.
+_ORDERS = """Sorted by
+<input type="radio" name="order" id="by-iou" checked><label for="by-iou">IoU</label>
+<input type="radio" name="order" id="by-name"><label for="by-name">name</label>
+<input type="radio" name="order" id="by-place"><label for="by-place">place in the list</label>
+"""
 
 
 def write_report(
     folder: str | Path,
     result: Mapping,
-    examples: Sequence[Example],
+    examples: Mapping[str, Sequence[Example]],
     names: Sequence[str],
     unseen: Sequence[int] = (),
     title: str = "Evaluation",
@@ -90,7 +88,7 @@ def write_report(
     Args:
       folder: made if missing.
       result: what `evaluate.evaluate_segmentation` returned.
-      examples: the pictures to show.
+      examples: the pictures to show, by heading.
       names: of the classes.
       unseen: classes that had no labels in training; they are marked.
       title: of the page.
@@ -102,20 +100,15 @@ def write_report(
       UserError: the disk is full or the folder cannot be written; nothing is left half-written.
     """
     folder = Path(folder)
-    files: dict[Path, bytes] = {}
-    rows = []
-    for index, example in enumerate(examples):
-        shares = _shares(example, len(names))
-        colors = picture_colors(list(shares), len(names))
-        pictures = {
-            "image": example.image,
-            "truth": paint(example.image, example.truth, colors, _PAINT),
-            "prediction": paint(example.image, example.prediction, colors, _PAINT),
-        }
-        sources = {kind: f"pictures/{index:03d}_{kind}.png" for kind in pictures}
-        files |= {folder / sources[kind]: png(picture) for kind, picture in pictures.items()}
-        legend = _legend(example, shares, colors, names, set(unseen))
-        rows.append(_example_row(example, sources, legend))
+    numbers = itertools.count()
+    files: dict[str, bytes] = {}
+    sections = []
+    for heading, group in examples.items():
+        rendered = [_example(next(numbers), example, names, set(unseen)) for example in group]
+        sections += [f"<h2>{escape(heading)}</h2>"] if rendered else []
+        for row, pictures in rendered:
+            sections.append(row)
+            files |= pictures
     page = folder / "index.html"
     body = "\n".join(
         [
@@ -126,14 +119,14 @@ def write_report(
             _figures(result),
             "<h2>IoU of each class</h2>",
             _bars(result["IoU"], {names[index] for index in unseen}),
-            "<h2>Pictures</h2>" if rows else "",
-            *rows,
+            _confusions(result.get("confusions", ())),
+            *sections,
             "<h2>Protocol</h2>",
             _protocol(result.get("protocol", {})),
         ]
     )
-    files[page] = _page(title, body).encode()
-    atomic_write_all(files)
+    contents = {folder / name: content for name, content in files.items()}
+    atomic_write_all(contents | {page: _page(title, body).encode()})
     return page
 
 
@@ -172,18 +165,54 @@ def _figures(result: Mapping) -> str:
 
 def _bars(iou: Mapping[str, float], unseen: set[str]) -> str:
     present = {name: value for name, value in iou.items() if not math.isnan(value)}
+    places = {name: place for place, name in enumerate(present)}
+    letters = {name: place for place, name in enumerate(sorted(present, key=str.casefold))}
     bars = []
     for name, value in sorted(present.items(), key=lambda item: -item[1]):
         kind = "bar unseen" if name in unseen else "bar"
+        order = f"--name:{letters[name]};--place:{places[name]}"
         bars.append(
-            f'<div class="{kind}"><span title="{escape(name)}">{escape(name)}</span>'
+            f'<div class="{kind}" style="{order}">'
+            f'<span title="{escape(name)}">{escape(name)}</span>'
             f'<div class="track"><div class="fill" style="width:{value:.1f}%"></div></div>'
             f'<span class="number">{value:.1f}</span></div>'
         )
     absent = [escape(name) for name in iou if name not in present]
     note = f"<p>Neither labelled nor predicted: {', '.join(absent)}.</p>" if absent else ""
     key = '<p><i class="key" style="margin-left:0"></i>seen <i class="key unseen"></i>unseen</p>'
-    return f'{key}<div class="bars">{"".join(bars)}</div>{note}'
+    return f'{key}{_ORDERS}<div class="bars">{"".join(bars)}</div>{note}'
+
+
+def _confusions(confusions: Sequence[Mapping]) -> str:
+    if not confusions:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(entry['true'])}</td><td>{escape(entry['predicted'])}</td>"
+        f'<td class="number">{entry["share"]:.1f} %</td>'
+        f'<td class="number">{entry["pixels"]:,}</td></tr>'
+        for entry in confusions
+    )
+    head = (
+        "<tr><th>true class</th><th>taken for</th>"
+        '<th class="number">share of the true class</th><th class="number">pixels</th></tr>'
+    )
+    return f"<h2>Most frequent confusions</h2>\n<table>{head}{rows}</table>"
+
+
+def _example(
+    number: int, example: Example, names: Sequence[str], unseen: set[int]
+) -> tuple[str, dict[str, bytes]]:
+    """A row of the page, and the files it shows by their place beside the page."""
+    shares = _shares(example, len(names))
+    colors = picture_colors(list(shares), len(names))
+    pictures = {
+        "image": example.image,
+        "truth": paint(example.image, example.truth, colors, _PAINT),
+        "prediction": paint(example.image, example.prediction, colors, _PAINT),
+    }
+    sources = {kind: f"pictures/{number:03d}_{kind}.png" for kind in pictures}
+    row = _example_row(example, sources, _legend(example, shares, colors, names, unseen))
+    return row, {sources[kind]: png(picture) for kind, picture in pictures.items()}
 
 
 def _example_row(example: Example, sources: Mapping[str, str], legend: str) -> str:
@@ -224,9 +253,8 @@ def _legend(
         )
     counted = (example.truth >= 0) & (example.truth < len(names))
     right = (example.truth == example.prediction)[counted]
-    caption = (
-        f"<p>{100 * right.mean():.0f} % of the labelled pixels right</p>" if right.size else ""
-    )
+    accuracy = f"{100 * right.mean():.0f} % of the labelled pixels right" if right.size else ""
+    caption = f"<p>{accuracy}, mIoU {_number(example.score)}</p>" if accuracy else ""
     head = '<tr><th></th><th class="number">truth</th><th class="number">predicted</th></tr>'
     return f'<div class="legend">{caption}<table>{head}{"".join(lines)}</table></div>'
 

@@ -6,27 +6,18 @@ depend on the exact strings.
 
 import dataclasses
 import difflib
+import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ovseg_jax.errors import UserError
+from ovseg_jax.text.label_space_check import KINDS, check_content
 
 _FOLDER = Path(__file__).parent / "label_spaces"
-_FIELDS = (
-    "name",
-    "classes",
-    "canonical",
-    "seen",
-    "unseen",
-    "ignore_label",
-    "background",
-    "reduce_zero_label",
-)
-
-
 BACKGROUND = "background"
 
 
@@ -44,7 +35,9 @@ class LabelSpace:
       background: index of the background class, or None.
       reduce_zero_label: label files count from 1, 0 is to be ignored.
       canonical: the data set's own class names where they differ from the queries.
-      extra: whatever else the file says (folds, remapping tables, notes).
+      folds: classes held out together in few-shot evaluation, each in one fold; empty where a data
+        set has none.
+      extra: whatever else the file says (remapping tables, notes).
     """
 
     name: str
@@ -55,19 +48,35 @@ class LabelSpace:
     background: int | None = None
     reduce_zero_label: bool = False
     canonical: tuple[str, ...] = ()
+    folds: tuple[tuple[int, ...], ...] = ()
     extra: Mapping = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self):
+        if fault := self._fault():
+            raise UserError(f"label space {self.name!r} {fault}")
+
+    def _fault(self) -> str | None:
+        """What is wrong with the classes and the numbers that refer to them."""
+        count = len(self.classes)
+        split, folds = (*self.seen, *self.unseen), sorted(itertools.chain(*self.folds))
+        outside = [i for i in split if not 0 <= i < count]
         if not self.classes:
-            raise UserError(f"label space {self.name!r} has no class, give it at least one name")
+            return "has no class, give it at least one name"
         if any(not words or not all(word.strip() for word in words) for words in self.classes):
-            raise UserError(f"label space {self.name!r} has a class without a name")
-        outside = [i for i in (*self.seen, *self.unseen) if not 0 <= i < len(self.classes)]
+            return "has a class without a name, write one"
         if outside:
-            raise UserError(
-                f"label space {self.name!r} lists class {outside[0]} as seen or unseen but has "
-                f"only {len(self.classes)} classes"
+            return f"lists class {outside[0]} as seen or unseen but has only {count} classes"
+        if twice := _repeated(split):
+            return f"lists class {twice[0]} twice as seen or unseen, leave one of them out"
+        if folds and folds != list(range(count)):
+            return f"has folds that do not hold each of its {count} classes once, list it in one"
+        if self.canonical and len(self.canonical) != count:
+            return (
+                f"has {len(self.canonical)} canonical names, list one for each of {count} classes"
             )
+        if self.background is not None and not 0 <= self.background < count:
+            return f"has class {self.background} as background but only {count} classes"
+        return None
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -120,15 +129,16 @@ def load_label_space(name_or_path: str | Path) -> LabelSpace:
 
     Args:
       name_or_path: a name of `label_space_names()`, or a path that ends in .json. Such a file
-        needs `classes` (a list of names, or of lists of synonyms); see `LabelSpace` for the rest.
+        needs `classes` (a list of names, or of lists of synonyms) and may have the other fields of
+        `LabelSpace`; whatever else it says becomes `extra`.
 
     Raises:
-      UserError: for an unknown name, a missing or unreadable file, or classes that are empty or
-        named twice.
+      UserError: for an unknown name, a missing or unreadable file, keys of wrong types, classes
+        that are empty or named twice, or numbers that do not fit them.
     """
     packaged = _FOLDER / f"{name_or_path}.json"
     if str(name_or_path) in label_space_names():
-        # Two published lists name a word twice ('bed', 'screen'); their scores contain that.
+        # Three published lists name a word twice ('bed', 'screen'); their scores contain that.
         return _from_json(json.loads(packaged.read_text(encoding="utf-8")), packaged.stem)
     path = Path(name_or_path)
     if path.suffix != ".json":
@@ -137,15 +147,30 @@ def load_label_space(name_or_path: str | Path) -> LabelSpace:
             f"unknown label space {str(name_or_path)!r}, did you mean {near[0]!r}? "
             "A file of your own ends in .json"
         )
+    content = _read_json(path)
+    check_content(content, repr(str(path)))
+    space = _from_json(content, path.stem)
+    _check_unique(itertools.chain(*space.classes))
+    _check_unique(space.canonical)
+    return space
+
+
+def _read_json(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        space = _from_json(content, path.stem)
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no label space file {str(path)!r}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"cannot read label space {str(path)!r}: {error!r}") from None
-    _check_unique(space)
-    return space
+    except OSError as error:
+        raise UserError(
+            f"cannot read label space file {str(path)!r} ({error.strerror}), check it"
+        ) from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}: {error.msg}"
+        raise UserError(
+            f"label space file {str(path)!r} is no JSON ({where}), mend it there"
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"label space file {str(path)!r} is not UTF-8, save it as such") from None
 
 
 def from_words(words: str | Sequence[str], name: str = "words") -> LabelSpace:
@@ -168,7 +193,7 @@ def from_words(words: str | Sequence[str], name: str = "words") -> LabelSpace:
     if not classes:
         raise UserError("the list of words is empty, name at least one class: 'cat; grass, lawn'")
     space = LabelSpace(name, tuple(classes))
-    _check_unique(space)
+    _check_unique(itertools.chain(*space.classes))
     return space
 
 
@@ -201,32 +226,39 @@ def add_background(space: LabelSpace, words: Sequence[str]) -> LabelSpace:
         unseen=tuple(i + 1 for i in space.unseen),
         background=0,
         canonical=(BACKGROUND, *space.display_names),
+        folds=(),  # they would have to hold it too
     )
 
 
-def _check_unique(space: LabelSpace) -> None:
-    counts = Counter(word.strip().lower() for words in space.classes for word in words)
-    repeated = [word for word, count in counts.items() if count > 1]
-    if repeated:
-        raise UserError(f"{repeated[0]!r} is named twice, leave one of them out")
+def _check_unique(words: Iterable[str]) -> None:
+    if twice := _repeated(word.strip().lower() for word in words):
+        raise UserError(f"{twice[0]!r} is named twice, leave one of them out")
+
+
+def _repeated(values: Iterable[Hashable]) -> list:
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _from_json(content: Mapping, stem: str) -> LabelSpace:
     classes = [(words,) if isinstance(words, str) else tuple(words) for words in content["classes"]]
     canonical = tuple(content.get("canonical", ()))
-    if canonical and len(canonical) < len(classes):
-        # Queries beyond the evaluated classes are all names of the last one (PAS-20b's background).
-        last = len(canonical) - 1
-        classes[last:] = [tuple(word for words in classes[last:] for word in words)]
-    ignore = content.get("ignore_label")
+    ignore, background = content.get("ignore_label"), content.get("background")
+    if (
+        len(canonical) < len(classes)
+        and background is not None
+        and background + 1 == len(canonical)
+    ):
+        # Queries beyond the evaluated classes all name the background, the last one (PAS-20b).
+        classes[background:] = [tuple(itertools.chain(*classes[background:]))]
     return LabelSpace(
         name=content.get("name", stem),
         classes=tuple(classes),
         seen=tuple(content.get("seen", ())),
         unseen=tuple(content.get("unseen", ())),
         ignore_label=255 if ignore is None else ignore,
-        background=content.get("background"),
+        background=background,
         reduce_zero_label=bool(content.get("reduce_zero_label")),
         canonical=canonical,
-        extra={key: value for key, value in content.items() if key not in _FIELDS},
+        folds=tuple(map(tuple, content.get("folds", ()))),
+        extra={key: value for key, value in content.items() if key not in KINDS},
     )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix
+from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix, most_confused
 
 
 @pytest.mark.parametrize("ignore", [255, 2, -1])
@@ -37,3 +37,9 @@ def test_state_sums_beyond_32_bits():
 def test_state_refuses_other_class_counts():
     with pytest.raises(ValueError, match="3 classes"):
         ConfusionState(3).update(jnp.zeros((3, 3), jnp.int32), pixels=0)
+
+
+def test_most_confused():
+    matrix = np.array([[50, 0, 7, 9], [2, 90, 3, 0], [7, 0, 10, 0], [99, 0, 0, 0]])
+    assert most_confused(matrix, 3) == [(0, 2, 7), (2, 0, 7), (1, 2, 3)]
+    assert len(most_confused(matrix, 99)) == 4  # what never happened is no error

@@ -68,3 +68,11 @@ def test_label_map_is_applied_in_place():
     label = np.array([0, 1, 2])
     np.testing.assert_array_equal(mmseg.map_labels(label, {0: 1, 1: 3}), [3, 3, 2])
     np.testing.assert_array_equal(mmseg.map_labels(label, {1: 3, 0: 1}), [1, 3, 2])
+
+
+def test_pictures_of_their_own():
+    right, wrong = matrix((0, 0), (1, 1), (1, 0)), matrix((0, 2), (0, 2))
+    scores = np.asarray(mmseg.picture_mean_iou(np.stack([right, wrong, np.zeros_like(right)])))
+    np.testing.assert_allclose(scores[:2], [0.5, 0])
+    assert np.isnan(scores[2])
+    assert scores[0] == pytest.approx(np.nanmean(mmseg.scores(right)["IoU"]))

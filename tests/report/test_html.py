@@ -7,7 +7,8 @@ from PIL import Image
 
 from ovseg_jax import files
 from ovseg_jax.errors import UserError
-from ovseg_jax.report.html import Example, write_report
+from ovseg_jax.report.gallery import Example
+from ovseg_jax.report.html import write_report
 
 NAMES = ("sky", "grass & co", "<b>lawn")
 RESULT = {
@@ -16,6 +17,10 @@ RESULT = {
     "mIoU_unseen": float("nan"),
     "aAcc": 90.0,
     "IoU": {"sky": 20.0, "grass & co": 60.0, "<b>lawn": float("nan")},
+    "confusions": [
+        {"true": "sky", "predicted": "<b>lawn", "pixels": 12345, "share": 43.21},
+        {"true": "grass & co", "predicted": "sky", "pixels": 6, "share": 0.5},
+    ],
     "protocol": {"crop": 96, "queries": ["sky", "grass & co", "<b>lawn"]},
 }
 
@@ -25,7 +30,7 @@ def example(size=(12, 16)):
     truth = rng.integers(0, 3, size)
     truth[0] = 255
     image = rng.integers(0, 256, (*size, 3), np.uint8)
-    return Example(image, truth, np.where(truth == 255, 0, truth))
+    return Example(image, truth, np.where(truth == 255, 0, truth), 98.7)
 
 
 class Balance(HTMLParser):
@@ -35,7 +40,7 @@ class Balance(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.sources += [value for name, value in attributes if name in ("src", "href")]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -43,7 +48,9 @@ class Balance(HTMLParser):
 
 
 def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
-    page = write_report(tmp_path / "report", RESULT, [example()], NAMES, unseen=[2], title="A & B")
+    page = write_report(
+        tmp_path / "report", RESULT, {"Pictures": [example()]}, NAMES, unseen=[2], title="A & B"
+    )
     text = page.read_text()
     parser = Balance()
     parser.feed(text)
@@ -55,22 +62,39 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
     assert text.count('class="badge">unseen') == 1
     assert re.search(r"grass &amp; co.*sky", text, re.S)  # sorted by IoU
     assert "Neither labelled nor predicted: &lt;b&gt;lawn" in text
-    assert "100 % of the labelled pixels right" in text
+    assert "100 % of the labelled pixels right, mIoU 98.7" in text
+
+
+def test_confusions_and_sections(tmp_path):
+    examples = {"Pictures": [example()], "Best pictures": [example()], "Worst pictures": []}
+    page = write_report(tmp_path, RESULT, examples, NAMES)
+    text = page.read_text()
+    assert "<td>sky</td><td>&lt;b&gt;lawn</td>" in text and "43.2 %" in text and "12,345" in text
+    assert text.index("<h2>Pictures") < text.index("<h2>Best pictures")
+    assert "Worst pictures" not in text
+    assert len(list((tmp_path / "pictures").iterdir())) == 6
+
+
+def test_classes_are_sorted_without_a_script(tmp_path):
+    text = write_report(tmp_path, RESULT, {}, NAMES).read_text()
+    assert "<script" not in text
+    bars = re.findall(r'class="bar" style="--name:(\d);--place:(\d)"><span title="(\w+)', text)
+    assert bars == [("0", "1", "grass"), ("1", "0", "sky")]
 
 
 def test_a_report_without_pictures(tmp_path):
-    text = write_report(tmp_path, RESULT, [], NAMES).read_text()
+    text = write_report(tmp_path, RESULT, {}, NAMES).read_text()
     assert "<h2>Pictures" not in text and "–" in text
 
 
 def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):
-    page = write_report(tmp_path, RESULT, [], NAMES, title="old")
+    page = write_report(tmp_path, RESULT, {}, NAMES, title="old")
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(UserError, match="disk is full"):
-        write_report(tmp_path, RESULT, [example()], NAMES, title="new")
+        write_report(tmp_path, RESULT, {"Pictures": [example()]}, NAMES, title="new")
     assert "old" in page.read_text()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path != page]

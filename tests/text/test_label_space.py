@@ -1,4 +1,5 @@
 import json
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 import ovseg_jax.text.label_space as module
 from ovseg_jax.errors import UserError
 from ovseg_jax.text.label_space import (
+    LabelSpace,
     add_background,
     from_words,
     label_space_names,
@@ -32,20 +34,57 @@ COUNTS = {
 }
 
 
+PACKAGED = Path(module.__file__).parent / "label_spaces"
+# The files that the packaged ones were made of, where they lie beside this repository.
+BESIDE = Path(__file__).parents[3] / "shared" / "data" / "label_spaces"
+# LSeg's list shortens two classes to one word.
+NAMED_TWICE = {"ade150_lseg": {"screen"}}
+
+
 @pytest.mark.parametrize("name", label_space_names())
 def test_every_packaged_label_space_loads(name):
     space = load_label_space(name)
-    path = Path(module.__file__).parent / "label_spaces" / f"{name}.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads((PACKAGED / f"{name}.json").read_text(encoding="utf-8"))
     assert len(space) == len(content.get("canonical") or content["classes"])
     assert len(space.display_names) == len(space.names) == len(space)
     queries = [word for words in space.classes for word in words]
     recorded = [w for c in content["classes"] for w in ([c] if isinstance(c, str) else c)]
     assert queries == recorded
-    if space.seen or space.unseen:
-        assert sorted(space.seen + space.unseen) == list(range(len(space)))
-    assert space.background is None or space.background < len(space)
     assert space.extra["notes"]
+
+
+@pytest.mark.parametrize("name", label_space_names())
+def test_every_packaged_label_space_is_consistent(name):
+    space = load_label_space(name)
+    numbers = list(range(len(space)))
+    shown = space.display_names
+    assert {word for word in shown if shown.count(word) > 1} == NAMED_TWICE.get(name, set())
+    assert len(set(space.unique_names)) == len(space)
+    if space.seen or space.unseen:
+        assert sorted(space.seen + space.unseen) == numbers
+    if space.folds:
+        assert sorted(chain(*space.folds)) == numbers
+        assert len(set(map(len, space.folds))) == 1
+    assert space.background is None or "background" in shown[space.background]
+    split = space.extra.get("zero_shot_split")
+    assert not split or sorted(split["seen"] + split["unseen"]) == numbers
+    parts = space.extra.get("splits", {})
+    assert not parts or sorted(chain(*(range(*part) for part in parts.values()))) == numbers
+
+
+@pytest.mark.skipif(not BESIDE.is_dir(), reason="the original files are not beside the repository")
+@pytest.mark.parametrize("name", label_space_names())
+def test_packaged_files_say_what_the_originals_say(name):
+    if name == "shapes":
+        pytest.skip("made by data_pipelines.sources.shapes")
+    ours, theirs = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for folder in (PACKAGED, BESIDE)
+    )
+    prose = {"notes", "source"}
+    assert {k: v for k, v in ours.items() if k not in prose} == {
+        k: v for k, v in theirs.items() if k not in prose
+    }
 
 
 @pytest.mark.parametrize(("name", "count"), COUNTS.items())
@@ -107,8 +146,23 @@ def test_own_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "cannot read"),
-        ("no json", "cannot read"),
+        ("{}", "lacks the key 'classes'"),
+        ("no json", "is no JSON .line 1: "),
+        ('["cat"]', "should hold an object"),
+        ('{"classes": "cat"}', "'classes' in .* should be a list of names"),
+        ('{"classes": ["cat", 3]}', "'classes' in .* should be a list of names"),
+        ('{"classes": ["cat"], "canonical": [3]}', "'canonical' in .* should be a list of names"),
+        ('{"classes": ["cat"], "name": 3}', "'name' in .* should be a text"),
+        ('{"classes": ["cat"], "seen": ["cat"]}', "'seen' in .* should be a list of positions"),
+        ('{"classes": ["cat"], "seen": [true]}', "'seen' in .* should be a list of positions"),
+        ('{"classes": ["cat"], "folds": [0]}', "'folds' in .* should be a list of lists"),
+        ('{"classes": ["cat"], "ignore_label": "x"}', "'ignore_label' in .* a whole number"),
+        ('{"classes": ["cat"], "reduce_zero_label": 1}', "should be true or false"),
+        ('{"classes": ["cat", "dog"], "canonical": ["a"]}', "has 1 canonical names"),
+        ('{"classes": ["cat", "dog"], "canonical": ["a", "a"]}', "'a' is named twice"),
+        ('{"classes": ["cat"], "background": 1}', "has class 1 as background but only 1 classes"),
+        ('{"classes": ["cat"], "seen": [0], "unseen": [0]}', "lists class 0 twice"),
+        ('{"classes": ["cat", "dog"], "folds": [[0], [0]]}', "folds that do not hold each"),
         ('{"classes": []}', "has no class"),
         ('{"classes": ["cat", "cat"]}', "named twice"),
         ('{"classes": ["cat", " "]}', "without a name"),
@@ -119,6 +173,17 @@ def test_faulty_files_are_explained(tmp_path, content, message):
     path = tmp_path / "mine.json"
     path.write_text(content)
     with pytest.raises(UserError, match=message):
+        load_label_space(path)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    path = tmp_path / "mine.json"
+    path.mkdir()
+    with pytest.raises(UserError, match=r"cannot read label space file .* check it"):
+        load_label_space(path)
+    path.rmdir()
+    path.write_bytes(b'{"classes": ["\xff"]}')
+    with pytest.raises(UserError, match="is not UTF-8"):
         load_label_space(path)
 
 
@@ -135,3 +200,8 @@ def test_background_words_leave_out_the_users_own():
     before = load_label_space("shapes")
     after = add_background(before, scene_words())
     assert [after.names[i] for i in after.unseen] == [before.names[i] for i in before.unseen]
+
+
+def test_background_words_take_a_label_space_out_of_its_folds():
+    space = LabelSpace("two", (("cat",), ("dog",)), folds=((0,), (1,)))
+    assert add_background(space, scene_words()).folds == ()
