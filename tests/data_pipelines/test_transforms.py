@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from configs import common
 from data_pipelines import transforms
 from ovseg_jax.errors import UserError
 
@@ -110,6 +112,29 @@ def test_steps_that_move_the_image_only_refuse_labels(name):
 def test_image_and_label_keep_one_size(name):
     after = make(name)(given_to(name), np.random.default_rng(0))
     assert after["image"].shape[:2] == after["label"].shape
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shape"),
+    [
+        (common.mmseg_transforms(32, (96, 32)), (32, 32, 3)),
+        (common.maskformer_transforms(32), (32, 32, 3)),
+        (common.lsj_transforms(32), (32, 32, 3)),
+        (common.fusioner_transforms(0.5, 20, size=24), (24, 24, 3)),
+        (common.deit_transforms(24), (24, 24, 3)),
+    ],
+    ids=["mmseg", "maskformer", "lsj", "fusioner", "deit"],
+)
+def test_recipes_give_one_shape(recipe, shape):
+    config = ConfigDict({"transforms": recipe})
+    for seed in range(8):
+        current = example()
+        if any(spec["name"] in REFUSE_LABEL for spec in recipe):
+            del current["label"]
+        rng = np.random.default_rng(seed)
+        for step in transforms.create_transforms(config.transforms):
+            current = step(current, rng)
+        assert current["image"].shape == shape
 
 
 def test_choose_runs_one_branch():
