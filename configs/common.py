@@ -120,6 +120,65 @@ def mmseg_transforms(crop: int = 512, box: tuple[int, int] = (2048, 512)) -> tup
     )
 
 
+def maskformer_transforms(crop: int = 640, max_size: int = 2560, max_masks: int = 64) -> tuple:
+    """Augmentation and targets of MaskFormer, zsseg and SAN."""
+    return (
+        dict(
+            name="resize_crop",
+            short_edges=tuple(range(320, 961, 64)),
+            max_size=max_size,
+            size=(crop, crop),
+        ),
+        dict(name="color_ssd"),
+        dict(name="flip", probability=0.5),
+        dict(name="pad", size=(crop, crop), image_value=128),
+        dict(name="instance_targets", max_masks=max_masks),
+    )
+
+
+def lsj_transforms(crop: int = 1024, max_masks: int = 64) -> tuple[dict, ...]:
+    """Large scale jittering of FC-CLIP."""
+    return (
+        dict(name="flip", probability=0.5),
+        dict(name="large_scale_jitter", size=(crop, crop), scale=(0.1, 2.0)),
+        dict(name="pad", size=(crop, crop), image_value=128),
+        dict(name="instance_targets", max_masks=max_masks),
+    )
+
+
+def sometimes(*steps: dict, probability: float = 0.5) -> dict:
+    """Steps that run together or not at all."""
+    return dict(name="choose", branches=(steps, ()), probabilities=(probability, 1 - probability))
+
+
+def fusioner_transforms(jitter: float, angle: float, size: int = 224) -> tuple[dict, ...]:
+    """Augmentation of Fusioner; on PASCAL jitter 0.5 and angle 20, on COCO 0.2 and 10."""
+    part = dict(name="random_resized_crop", size=(size, size), area=(0.5, 1.0), antialias=False)
+    short_side = dict(name="resize_ratio", box=(2**20, size), ratio_range=(1.0, 1.0))
+    crop = dict(name="random_crop", size=(size, size), cat_max_ratio=1.0)
+    return (
+        dict(name="choose", branches=((part,), (short_side, crop)), probabilities=(0.5, 0.5)),
+        sometimes(
+            sometimes(dict(name="color_jitter", amount=jitter)),
+            sometimes(dict(name="gaussian_noise", variance=(10.0, 50.0))),
+            dict(name="flip", probability=0.5),
+            sometimes(dict(name="random_affine", shift=20.0)),
+            sometimes(dict(name="shift_scale_rotate", shift=0.1, scale=0.1, angle=angle)),
+        ),
+    )
+
+
+def deit_transforms(size: int = 224) -> tuple[dict, ...]:
+    """Augmentation of GroupViT and of OVSegmentor's first stage, ImageNet statistics."""
+    return (
+        dict(name="random_resized_crop", size=(size, size), area=(0.08, 1.0)),
+        dict(name="flip", probability=0.5),
+        dict(name="rand_augment"),
+        dict(name="normalize", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        dict(name="random_erasing", probability=0.25),
+    )
+
+
 def folder(root: str, split: str, num_classes: int, reduce_zero_label: bool) -> ConfigDict:
     """Images in ``root/images/split``, label images of the same names in ``root/labels/split``."""
     return ConfigDict(

@@ -83,24 +83,31 @@ def read_picture(source: str | os.PathLike | np.ndarray | Image.Image) -> np.nda
         raise UserError(f"{source} cannot be read ({error}); replace the damaged file.") from error
 
 
-def resize_and_crop(picture: Image.Image, size: int) -> np.ndarray:
+def resize_and_crop(
+    picture: Image.Image,
+    size: int,
+    short_side: int = 0,
+    method: Image.Resampling = Image.Resampling.BICUBIC,
+) -> np.ndarray:
     """CLIP's preprocessing, up to the normalisation (Radford et al., 2021, the reference code).
 
-    The shorter side becomes `size` (bicubic, antialiased, in the picture's own mode), the middle is
-    cut out, and only then it becomes RGB.
+    The shorter side gets its length (antialiased, in the picture's own mode), the middle is cut
+    out, and only then it becomes RGB.
 
     Args:
       picture: of any mode.
       size: side of the result in pixels.
+      short_side: length of the shorter side before cutting; 0 = `size`.
+      method: how it is resized.
 
     Returns:
       uint8 [size, size, 3].
     """
-    shorter = min(picture.size)
+    shorter, wanted = min(picture.size), short_side or size
     width, height = (
-        size if side == shorter else int(size * side / shorter) for side in picture.size
+        wanted if side == shorter else int(wanted * side / shorter) for side in picture.size
     )
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    picture = picture.resize((width, height), method)
     left, top = round((width - size) / 2.0), round((height - size) / 2.0)
     picture = picture.crop((left, top, left + size, top + size))
     return np.asarray(picture.convert("RGB"))

@@ -44,6 +44,12 @@ COMPARE = {
     ("zegclip", "pos_embed"): "ovseg_jax.parity.ops:compare_pos_embed",
     ("zegclip", "metrics"): "ovseg_jax.parity.zegclip_data:compare_metrics",
     ("zegclip", "augment"): "ovseg_jax.parity.zegclip_data:compare_augment",
+    ("maskformer", "mapper"): "ovseg_jax.parity.maskformer_data:compare_mapper",
+    ("maskformer", "color_aug"): "ovseg_jax.parity.maskformer_data:compare_color",
+    ("maskformer", "resize"): "ovseg_jax.parity.maskformer_data:compare_resize",
+    ("fusioner", "preprocess"): "ovseg_jax.parity.fusioner_data:compare_preprocess",
+    ("groupvit", "pipeline"): "ovseg_jax.parity.groupvit_data:compare_pipeline",
+    ("groupvit", "randaugment"): "ovseg_jax.parity.groupvit_data:compare_randaugment",
     ("metrics", "mmseg_iou"): "ovseg_jax.parity.zegclip_data:compare_metrics",
     ("metrics", "zegclip_seen_unseen"): "ovseg_jax.parity.zegclip_data:compare_metrics",
 }

@@ -56,16 +56,17 @@ class RecordedDraws:
 
 def compare_augment(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantity]:
     """Replays ZegCLIP's training transforms step by step, each on the reference's input to it."""
-    from data_pipelines import transforms
+    from data_pipelines.transforms import common
+    from data_pipelines.transforms.mmseg import Photometric, RandomCrop, ResizeRatio
 
     crop = (meta["crop"], meta["crop"])
     steps = {
-        "resize": transforms.ResizeRatio(tuple(meta["img_scale"]), tuple(meta["ratio_range"])),
-        "crop": transforms.RandomCrop(crop, meta["cat_max_ratio"], meta["seg_pad_val"]),
-        "flip": transforms.Flip(),
-        "pmd": transforms.Photometric(),
-        "normalize": transforms.Normalize(_MEAN, _STD),
-        "pad": transforms.Pad(crop, 0, meta["seg_pad_val"]),
+        "resize": ResizeRatio(tuple(meta["img_scale"]), tuple(meta["ratio_range"])),
+        "crop": RandomCrop(crop, meta["cat_max_ratio"], meta["seg_pad_val"]),
+        "flip": common.Flip(),
+        "pmd": Photometric(),
+        "normalize": common.Normalize(_MEAN, _STD),
+        "pad": common.Pad(crop, 0, meta["seg_pad_val"]),
     }
     compared: dict[str, Quantity] = {}
     normalized = functools.partial(output, limit=1e-6)
@@ -95,7 +96,8 @@ def _compare_pieces(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quanti
     """Colour conversions, single distortions, size rules and label reduction."""
     import cv2
 
-    from data_pipelines import transforms
+    from data_pipelines.transforms import pixels, resize
+    from data_pipelines.transforms.mmseg import ResizeShortSide
 
     def over(values: np.ndarray, function: Callable) -> np.ndarray:
         image = np.ascontiguousarray(arrays["pmd/in/bgr"][..., ::-1])
@@ -107,28 +109,28 @@ def _compare_pieces(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quanti
     compared: dict[str, Quantity] = {}
     if "hsv/out/hsv" in arrays:
         compared["hsv/out/hsv"] = exact(cv2.cvtColor(rgb("hsv/in/bgr"), cv2.COLOR_RGB2HSV))
-        back = transforms.hsv_to_rgb(arrays["hsv/in/hsv"])
+        back = pixels.hsv_to_rgb(arrays["hsv/in/hsv"])
         compared["hsv/out/bgr"] = levels(back[..., ::-1])
     if "pmd/out/brightness" in arrays:
         beta, alpha = arrays["pmd/in/beta"], arrays["pmd/in/alpha"]
-        scale = transforms.scale_pixels
+        scale = pixels.scale_pixels
         compared["pmd/out/brightness"] = exact(over(beta, lambda x, v: scale(x, offset=v)))
         compared["pmd/out/contrast"] = exact(over(alpha, lambda x, v: scale(x, factor=v)))
-        compared["pmd/out/saturation"] = levels(over(alpha, transforms.scale_saturation))
-        compared["pmd/out/hue"] = levels(over(arrays["pmd/in/hue_shift"], transforms.shift_hue))
+        compared["pmd/out/saturation"] = levels(over(alpha, pixels.scale_saturation))
+        compared["pmd/out/hue"] = levels(over(arrays["pmd/in/hue_shift"], pixels.shift_hue))
     if "sizes/out/train" in arrays:
         sizes = arrays["sizes/in/hw"].tolist()
         ratios = arrays["sizes/in/ratios"].astype(np.float64)
         boxes = [(int(2048 * ratio), int(512 * ratio)) for ratio in ratios]
-        fitted = [[transforms.fit_size(size, box) for box in boxes] for size in sizes]
+        fitted = [[resize.fit_size(size, box) for box in boxes] for size in sizes]
         compared["sizes/out/train"] = exact(fitted)
-        short = [transforms.short_side_size(size, 512) for size in sizes]
+        short = [resize.short_side_size(size, 512) for size in sizes]
         compared["sizes/out/test_min512"] = exact(short)
     if "reduce_zero/out" in arrays:
         compared["reduce_zero/out"] = exact(mmseg.reduce_zero_label(arrays["reduce_zero/in"]))
     if "testresize/out/img_bgr" in arrays:
         test = meta["testresize"]
-        step = transforms.ResizeShortSide(max(min(test["scale"]), test["min_size"]))
+        step = ResizeShortSide(max(min(test["scale"]), test["min_size"]))
         resized = step.apply({"image": rgb("testresize/in/img_bgr")}, None)["image"]
         compared["testresize/out/img_bgr"] = levels(resized[..., ::-1])
     return compared
