@@ -1,0 +1,114 @@
+"""The data sets that are known by name: where they come from, their splits and their words."""
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from data_pipelines.sources import create_source
+from ovseg_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What a data set is evaluated by.
+
+    Attributes:
+      title: in words.
+      source: name in `data_pipelines.sources.SOURCES` and arguments, root and split apart.
+      label_space: the packaged vocabulary, in the order of the source's classes.
+      folder: usual place below ``data/``.
+      splits: published number of images of each.
+      preparation: module of `data_pipelines.prepare` that makes and imitates the files.
+    """
+
+    title: str
+    source: Mapping
+    label_space: str
+    folder: str
+    splits: Mapping[str, int]
+    preparation: str
+
+    def open(self, root: str, split: str):
+        """The examples of a split; a `UserError` where files are missing."""
+        if split not in self.splits:
+            raise UserError(f"{self.title} has no split {split!r}; it has {', '.join(self.splits)}")
+        return create_source({**self.source, "root": root, "split": split})
+
+
+_VOC = dict(
+    folder="voc2012", splits={"train": 1464, "trainaug": 10_582, "val": 1449}, preparation="voc"
+)
+
+DATASETS = {
+    "voc20": Dataset(
+        "Pascal VOC 2012, background ignored",
+        dict(name="voc", background="ignored"),
+        "voc20",
+        **_VOC,
+    ),
+    "voc21": Dataset(
+        "Pascal VOC 2012 with background", dict(name="voc", background="first"), "voc21", **_VOC
+    ),
+    "pas20b": Dataset(
+        "Pascal VOC 2012, background of Context's names",
+        dict(name="voc", background="last"),
+        "pas20b",
+        **_VOC,
+    ),
+    "voc_15_5": Dataset(
+        "Pascal VOC 2012, 15 seen and 5 unseen classes",
+        dict(name="voc", background="ignored"),
+        "voc_zegclip",
+        **_VOC,
+    ),
+}
+
+
+def find_dataset(name: str) -> Dataset:
+    """The data set of that name.
+
+    Raises:
+      UserError: there is none; names the nearest.
+    """
+    if name not in DATASETS:
+        raise UserError(f"unknown data set {name!r}; {_hint(name, DATASETS)}")
+    return DATASETS[name]
+
+
+def prepare(name: str, output: Path, source: Path | None, twin: int | None) -> str:
+    """Prepares a family of data sets, or draws its twin.
+
+    Args:
+      name: of the family, `Dataset.preparation`, or of one of its data sets.
+      output: folder to write.
+      source: of the archive; None with `twin`.
+      twin: examples for each split; None with `source`.
+
+    Returns:
+      What was made.
+
+    Raises:
+      UserError: an unknown name, a missing or damaged archive, nothing to prepare.
+    """
+    families = dict.fromkeys(dataset.preparation for dataset in DATASETS.values())
+    family = DATASETS[name].preparation if name in DATASETS else name
+    if family not in families:
+        raise UserError(f"unknown data set {name!r}; {_hint(name, [*families, *DATASETS])}")
+    module = importlib.import_module(f"data_pipelines.prepare.{family}")
+    if twin is not None:
+        if twin < 1:
+            raise UserError(f"a twin of {twin} examples is none; give 1 or more")
+        return module.twin(output, twin)
+    if not hasattr(module, "prepare"):
+        raise UserError(
+            f"{family} needs no preparation: its archives are read as they unpack, see "
+            f"data_pipelines/sources/{family}.py"
+        )
+    return module.prepare(source, output)
+
+
+def _hint(word: str, known) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
