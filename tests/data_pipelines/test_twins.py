@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.io import savemat
 
 from data_pipelines.datasets import DATASETS, find_dataset, prepare
 from data_pipelines.doctor import examine
@@ -67,3 +69,27 @@ def test_mistakes(tmp_path):
         find_dataset("voc20").open(str(tmp_path), "val")
     with pytest.raises(UserError, match="a twin of 0 examples is none"):
         prepare("voc", tmp_path, None, 0)
+
+
+def test_labels_of_sbd_become_palette_pngs(tmp_path):
+    prepare("voc", tmp_path / "voc", None, 2)
+    sbd = tmp_path / "benchmark_RELEASE" / "dataset"
+    (sbd / "cls").mkdir(parents=True)
+    (sbd / "train.txt").write_text("2007_000001\n2010_000007\n")  # the first is VOC's own
+    (sbd / "val.txt").write_text("2010_000003\n")
+    label = np.asarray([[0, 20, 255], [1, 1, 2]], np.uint8)
+    for name in ("2010_000007", "2010_000003"):
+        savemat(sbd / "cls" / f"{name}.mat", {"GTcls": {"Segmentation": label}})
+    said = prepare("voc", tmp_path / "voc", tmp_path, None)
+    assert "2 labels" in said and "2 of them new" in said
+    folder = tmp_path / "voc" / "VOCdevkit" / "VOC2012"
+    listed = (folder / "ImageSets" / "Segmentation" / "aug.txt").read_text().split()
+    assert listed == ["2010_000003", "2010_000007"]
+    image = Image.open(folder / "SegmentationClassAug" / "2010_000007.png")
+    assert image.mode == "P" and image.getpalette()[3:6] == [128, 0, 0]
+    np.testing.assert_array_equal(image, label)
+    assert "0 of them new" in prepare("voc", tmp_path / "voc", tmp_path, None)
+    (sbd / "cls" / "2010_000003.mat").write_bytes(b"no matrix")
+    (folder / "SegmentationClassAug" / "2010_000003.png").unlink()
+    with pytest.raises(UserError, match=r"cannot convert '.*2010_000003\.mat'"):
+        prepare("voc", tmp_path / "voc", tmp_path, None)
