@@ -194,7 +194,10 @@ def save_overlays(
     for report in reports:
         source = dataset.open(root, report.split)
         for index in sorted({0, len(source) - 1}):
-            example = source[index]
+            try:
+                example = source[index]
+            except UserError:  # is among the findings
+                continue
             page = overlay(example["image"], example["label"], names)
             folder.mkdir(parents=True, exist_ok=True)
             page.save(folder / f"{report.split}_{example['name'].replace('/', '_')}.png")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from data_pipelines.prepare.images import encode, palette_png
 from data_pipelines.prepare.jobs import Job, run_jobs
@@ -43,8 +44,15 @@ def prepare(source: Path, output: Path) -> str:
 
 
 def read_sbd(path: Path) -> bytes:
-    """A label of SBD (MATLAB) as a palette PNG."""
-    label = loadmat(path)["GTcls"]["Segmentation"][0, 0]
+    """A label of SBD (MATLAB) as a palette PNG.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    try:
+        label = loadmat(path)["GTcls"]["Segmentation"][0, 0]
+    except MatReadError as error:
+        raise ValueError(str(error)) from error
     return palette_png(label.astype(np.uint8))
 
 
