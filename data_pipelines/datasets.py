@@ -41,6 +41,10 @@ _VOC = dict(
     folder="voc2012", splits={"train": 1464, "trainaug": 10_582, "val": 1449}, preparation="voc"
 )
 
+_COCO_STUFF = dict(
+    folder="coco_stuff164k", splits={"train": 118_287, "val": 5000}, preparation="coco_stuff"
+)
+
 DATASETS = {
     "voc20": Dataset(
         "Pascal VOC 2012, background ignored",
@@ -62,6 +66,27 @@ DATASETS = {
         dict(name="voc", background="ignored"),
         "voc_zegclip",
         **_VOC,
+    ),
+    "coco_stuff": Dataset(
+        "COCO-Stuff 164k", dict(name="coco_stuff"), "coco_stuff171", **_COCO_STUFF
+    ),
+    "coco_stuff_156_15": Dataset(
+        "COCO-Stuff 164k, 156 seen and 15 unseen classes",
+        dict(name="coco_stuff"),
+        "coco_stuff_zegclip",
+        **_COCO_STUFF,
+    ),
+    "coco_stuff_156_15_zsseg": Dataset(
+        "COCO-Stuff 164k, 156 seen and 15 unseen classes as zsseg lists them",
+        dict(name="coco_stuff"),
+        "coco_stuff_171_zsseg",
+        **_COCO_STUFF,
+    ),
+    "coco_object": Dataset(
+        "COCO-Object: the things of COCO-Stuff 164k, and background",
+        dict(name="coco_stuff", classes="things"),
+        "coco_object81",
+        **_COCO_STUFF,
     ),
 }
 

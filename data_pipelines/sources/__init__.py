@@ -11,6 +11,7 @@ from ovseg_jax.errors import UserError
 SOURCES = {
     "shapes": "data_pipelines.sources.shapes:ShapesSource",
     "folder": "data_pipelines.sources.folder:FolderSource",
+    "coco_stuff": "data_pipelines.sources.coco_stuff:CocoStuffSource",
     "voc": "data_pipelines.sources.voc:VOCSource",
 }
 

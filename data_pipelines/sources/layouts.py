@@ -24,6 +24,24 @@ def find_root(root: str | Path, marker: str, below: Sequence[str], archive: str)
     raise UserError(f"no {marker} in {str(root)!r}; unpack {archive} there, or give its folder")
 
 
+def first_folder(root: str | Path, places: Sequence[str], pattern: str, archive: str) -> Path:
+    """The first of some folders that holds such files.
+
+    Args:
+      root: given by the user.
+      places: folders in it; of those that do not exist or hold nothing, nothing is said.
+      pattern: of the files, '*.png'.
+      archive: what to unpack, for the message.
+
+    Raises:
+      UserError: there is no such folder.
+    """
+    for place in places:
+        if next((Path(root) / place).glob(pattern), None):
+            return Path(root) / place
+    raise UserError(f"no {pattern} in {', '.join(places)} of {str(root)!r}; unpack {archive} there")
+
+
 def read_names(path: Path, remedy: str) -> list[str]:
     """The first word of each line of a list of images.
 
@@ -38,12 +56,12 @@ def read_names(path: Path, remedy: str) -> list[str]:
     return names
 
 
-def choice(value: str, options: Sequence[str], what: str) -> str:
+def choice(value: str | int, options: Sequence, what: str) -> str | int:
     """Returns `value` if it is one of the options.
 
     Raises:
       UserError: it is none of them.
     """
     if value not in options:
-        raise UserError(f"{what} {value!r} is unknown; use one of {', '.join(options)}")
+        raise UserError(f"{what} {value!r} is unknown; use one of {', '.join(map(str, options))}")
     return value
