@@ -1,6 +1,6 @@
 """Drawn scenes with the labels of any data set: what twins are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -35,3 +35,16 @@ def draw_scene(
         seam[1:] |= drawn[1:] != drawn[:-1]
         label[seam] = void
     return image, label
+
+
+def draw_splits(
+    splits: Sequence[str], count: int, values: Sequence[int], void: int | None
+) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+    """The scenes of a twin: `count` for each split, all different.
+
+    Yields:
+      Split, number within it from 1, picture and label; see `draw_scene`.
+    """
+    for index in range(len(splits) * count):
+        split, number = divmod(index, count)
+        yield splits[split], number + 1, *draw_scene(index, values, void)

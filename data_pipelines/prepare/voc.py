@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
+from data_pipelines.prepare import matlab
 from data_pipelines.prepare.images import encode, palette_png
 from data_pipelines.prepare.jobs import Job, run_jobs
 from data_pipelines.prepare.scenes import draw_scene
-from data_pipelines.sources.layouts import find_root, read_names
+from data_pipelines.sources.layouts import find_root, read_names, write_names
 from data_pipelines.sources.voc import CLASSES, VOID, find_voc
 from ovseg_jax.files import atomic_write
 
@@ -39,7 +38,7 @@ def prepare(source: Path, output: Path) -> str:
     labels = folder / "SegmentationClassAug"
     jobs = [Job(dataset / "cls" / f"{name}.mat", labels / f"{name}.png") for name in names]
     made = run_jobs(jobs, read_sbd, "SBD labels")
-    atomic_write(lists / "aug.txt", ("\n".join(names) + "\n").encode())
+    write_names(lists / "aug.txt", names)
     return f"{len(names)} labels in {labels}, {made} of them new; {lists / 'aug.txt'} lists them"
 
 
@@ -49,10 +48,7 @@ def read_sbd(path: Path) -> bytes:
     Raises:
       ValueError: the file is damaged.
     """
-    try:
-        label = loadmat(path)["GTcls"]["Segmentation"][0, 0]
-    except MatReadError as error:
-        raise ValueError(str(error)) from error
+    label = matlab.read(path)["GTcls"]["Segmentation"][0, 0]
     return palette_png(label.astype(np.uint8))
 
 
@@ -66,6 +62,5 @@ def twin(output: Path, count: int) -> str:
             image, label = draw_scene(number * count + k, range(CLASSES + 1), VOID)
             atomic_write(folder / "JPEGImages" / f"{name}.jpg", encode(image, ".jpg"))
             atomic_write(labels / f"{name}.png", palette_png(label.astype(np.uint8)))
-        listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
-        atomic_write(listed, ("\n".join(names) + "\n").encode())
+        write_names(folder / "ImageSets" / "Segmentation" / f"{split}.txt", names)
     return f"{3 * count} examples in {folder}"

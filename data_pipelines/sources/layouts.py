@@ -1,9 +1,11 @@
 """Finding one's way in the folders that official archives unpack to."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from data_pipelines.sources.labelled import Pair
 from ovseg_jax.errors import UserError
+from ovseg_jax.files import atomic_write
 
 
 def find_root(root: str | Path, marker: str, below: Sequence[str], archive: str) -> Path:
@@ -56,7 +58,37 @@ def read_names(path: Path, remedy: str) -> list[str]:
     return names
 
 
-def choice(value: str | int, options: Sequence, what: str) -> str | int:
+def write_names(path: Path, names: Sequence[str]) -> None:
+    """Writes a list of images, one in each line; `read_names` reads it."""
+    atomic_write(path, "".join(f"{name}\n" for name in names).encode())
+
+
+def pair_folders(
+    images: Path, image_ending: str, labels: Path, label_ending: str, remedy: str
+) -> list[Pair]:
+    """Images and labels at the same place below two folders, sorted by path.
+
+    Args:
+      images: searched with its subfolders.
+      image_ending: of the images' names ('_leftImg8bit.png'); what is before it names an example.
+      labels: may be the same folder.
+      label_ending: of a label's name in place of the image's.
+      remedy: for the message.
+
+    Raises:
+      UserError: there is no image.
+    """
+    paths = sorted(images.rglob(f"*{image_ending}"))
+    if not paths:
+        raise UserError(f"no *{image_ending} in {str(images)!r}; {remedy}")
+    names = [path.name.removesuffix(image_ending) for path in paths]
+    return [
+        Pair(name, path, labels / path.parent.relative_to(images) / f"{name}{label_ending}")
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def choice(value: str | int, options: Collection[str | int], what: str) -> str | int:
     """Returns `value` if it is one of the options.
 
     Raises:
