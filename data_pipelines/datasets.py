@@ -40,9 +40,11 @@ class Dataset:
 _VOC = dict(
     folder="voc2012", splits={"train": 1464, "trainaug": 10_582, "val": 1449}, preparation="voc"
 )
-
 _COCO_STUFF = dict(
     folder="coco_stuff164k", splits={"train": 118_287, "val": 5000}, preparation="coco_stuff"
+)
+_CONTEXT = dict(
+    folder="pascal_context", splits={"train": 4998, "val": 5105}, preparation="pascal_context"
 )
 
 DATASETS = {
@@ -87,6 +89,54 @@ DATASETS = {
         dict(name="coco_stuff", classes="things"),
         "coco_object81",
         **_COCO_STUFF,
+    ),
+    "context59": Dataset(
+        "Pascal Context, 59 classes, background ignored",
+        dict(name="pascal_context", classes=59),
+        "pascal_context59",
+        **_CONTEXT,
+    ),
+    "context60": Dataset(
+        "Pascal Context, 59 classes and background",
+        dict(name="pascal_context", classes=60),
+        "pascal_context60",
+        **_CONTEXT,
+    ),
+    "context459": Dataset(
+        "Pascal Context, all 459 classes",
+        dict(name="pascal_context", classes=459),
+        "pascal_context459",
+        **_CONTEXT,
+    ),
+    "context_50_10": Dataset(
+        "Pascal Context, 50 seen classes (background among them) and 10 unseen",
+        dict(name="pascal_context", classes=60),
+        "context_zegclip",
+        **_CONTEXT,
+    ),
+    "ade150": Dataset(
+        "ADE20K, 150 classes",
+        dict(name="ade20k"),
+        "ade150",
+        folder="ade20k",
+        splits={"train": 20_210, "val": 2000},
+        preparation="ade20k",
+    ),
+    "ade847": Dataset(
+        "ADE20K, full set of 847 classes",
+        dict(name="ade20k_full"),
+        "ade847",
+        folder="ade20k_full",
+        splits={"train": 25_574, "val": 2000},
+        preparation="ade20k_full",
+    ),
+    "cityscapes": Dataset(
+        "Cityscapes, 19 classes",
+        dict(name="cityscapes"),
+        "cityscapes19",
+        folder="cityscapes",
+        splits={"train": 2975, "val": 500},
+        preparation="cityscapes",
     ),
 }
 

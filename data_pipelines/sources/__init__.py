@@ -13,6 +13,10 @@ SOURCES = {
     "folder": "data_pipelines.sources.folder:FolderSource",
     "coco_stuff": "data_pipelines.sources.coco_stuff:CocoStuffSource",
     "voc": "data_pipelines.sources.voc:VOCSource",
+    "pascal_context": "data_pipelines.sources.pascal_context:PascalContextSource",
+    "ade20k": "data_pipelines.sources.ade20k:ADE20KSource",
+    "ade20k_full": "data_pipelines.sources.ade20k_full:ADE20KFullSource",
+    "cityscapes": "data_pipelines.sources.cityscapes:CityscapesSource",
 }
 
 
