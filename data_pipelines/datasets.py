@@ -111,7 +111,7 @@ DATASETS = {
     "context_50_10": Dataset(
         "Pascal Context, 50 seen classes (background among them) and 10 unseen",
         dict(name="pascal_context", classes=60),
-        "context_zegclip",
+        "context_50_10",
         **_CONTEXT,
     ),
     "ade150": Dataset(

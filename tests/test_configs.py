@@ -46,6 +46,9 @@ RECIPES = {
     "coco_stuff_inductive": (100, 156, 80_000, "models/clip_vit_b16"),
     "coco_stuff_transductive": (100, 171, 40_000, "runs/zegclip_coco_stuff_inductive"),
     "coco_stuff_full": (100, 171, 80_000, "models/clip_vit_b16"),
+    "context_inductive": (10, 50, 40_000, "models/clip_vit_b16"),
+    "context_transductive": (10, 60, 20_000, "runs/zegclip_context_inductive"),
+    "context_full": (10, 60, 40_000, "models/clip_vit_b16"),
 }
 
 

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     """The recipe."""
     config = common.zegclip("inductive", prompt_tokens=10, seen_only=True)
     config.pretrained = "models/clip_vit_b16"
-    config.vocabulary.label_space = "context_zegclip"
+    config.vocabulary.label_space = "context_50_10"
     config.vocabulary.templates = "zegclip15"
     config.data = ConfigDict(
         dict(

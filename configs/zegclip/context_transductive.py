@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     """The recipe."""
     config = common.zegclip("transductive", prompt_tokens=10, seen_only=False)
     config.pretrained = "runs/zegclip_context_inductive"
-    config.vocabulary.label_space = "context_zegclip"
+    config.vocabulary.label_space = "context_50_10"
     config.vocabulary.templates = "zegclip15"
     config.data = ConfigDict(
         dict(
