@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.sources import create_source
@@ -46,6 +46,28 @@ _COCO_STUFF = dict(
 _CONTEXT = dict(
     folder="pascal_context", splits={"train": 4998, "val": 5105}, preparation="pascal_context"
 )
+
+# Pairs of a picture and a class, by fold: for training and, by Fusioner's protocol, evaluation.
+_PASCAL5I = ((12_667, 346), (11_736, 451), (9023, 725), (13_227, 346))
+_COCO20I = ((95_476, 1000), (133_927, 1000), (141_054, 1000), (141_016, 1000))
+
+
+def _folds(
+    family: str, title: str, folder: str, counts: Sequence[tuple[int, int]]
+) -> dict[str, Dataset]:
+    """A data set for each fold of held-out classes."""
+    return {
+        f"{family}_{fold}": Dataset(
+            f"{title}, fold {fold}",
+            dict(name=family, fold=fold),
+            label_space=family,
+            folder=folder,
+            splits={"train": train, "val": val},
+            preparation=family,
+        )
+        for fold, (train, val) in enumerate(counts)
+    }
+
 
 DATASETS = {
     "voc20": Dataset(
@@ -137,6 +159,16 @@ DATASETS = {
         folder="cityscapes",
         splits={"train": 2975, "val": 500},
         preparation="cityscapes",
+    ),
+    **_folds("pascal5i", "PASCAL-5i", "voc2012", _PASCAL5I),
+    **_folds("coco20i", "COCO-20i", "coco2014", _COCO20I),
+    "fss1000": Dataset(
+        "FSS-1000",
+        dict(name="fss1000"),
+        "fss1000",
+        folder="fss1000",
+        splits={"train": 5200, "val": 2400, "test": 2400},
+        preparation="fss1000",
     ),
 }
 

@@ -1,16 +1,20 @@
 """Examines a data set on disk before hours are spent on it."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from data_pipelines.datasets import Dataset
+from data_pipelines.sources.class_masks import ClassMasks
 from ovseg_jax.errors import UserError
 from ovseg_jax.report.overlay import overlay
-from ovseg_jax.text.label_space import load_label_space
+from ovseg_jax.text.label_space import LabelSpace, load_label_space
 from ovseg_jax.training.logs import progress_bar
 
 _SHOWN = 3  # examples of a finding that are named
@@ -61,6 +65,15 @@ class SplitReport:
         )
 
 
+class _Examined(NamedTuple):
+    """What is noted of an example: counts int64 [C] of its pixels by class."""
+
+    name: str
+    size: tuple[int, int]
+    counts: np.ndarray
+    ignored: int
+
+
 def examine(
     dataset: Dataset, root: str, splits: Sequence[str] = (), limit: int | None = None
 ) -> list[SplitReport]:
@@ -102,9 +115,9 @@ def _examine_split(dataset: Dataset, source, split: str, limit: int | None) -> S
             example = source[index]
         except UserError as error:
             return error
-        label = example["label"].ravel()
-        counts = np.bincount(label[label != space.ignore_label], minlength=len(space))
-        return example["name"], example["image"].shape[:2], counts
+        ignored = np.count_nonzero(example["label"] == space.ignore_label)
+        size = example["image"].shape[:2]
+        return _Examined(example["name"], size, _count(example, space), ignored)
 
     with (
         progress_bar(len(chosen), label=split, unit="picture") as bar,
@@ -116,21 +129,38 @@ def _examine_split(dataset: Dataset, source, split: str, limit: int | None) -> S
             bar.update()
     broken = [result for result in found if isinstance(result, UserError)]
     good = [result for result in found if not isinstance(result, UserError)]
-    counts = np.asarray([result[2] for result in good]).reshape(len(good), len(space))
-    area = sum(height * width for _, (height, width), _ in good)
+    counts = np.asarray([result.counts for result in good]).reshape(len(good), len(space))
+    area = sum(math.prod(result.size) for result in good)
     report = SplitReport(
         split=split,
         classes=space.display_names,
         names=tuple(pair.name for pair in source.pairs),
-        sizes=[size for _, size, _ in good],
+        sizes=[result.size for result in good],
         pixels=counts.sum(axis=0),
         pictures=(counts > 0).sum(axis=0),
-        ignored=1 - counts.sum() / max(area, 1),
+        ignored=sum(result.ignored for result in good) / max(area, 1),
         findings=[],
     )
-    empty = [name for name, _, counts in good if not counts.any()]
-    report.findings += _findings(dataset, report, broken, empty, whole=len(chosen) == count)
+    empty = [result.name for result in good if not result.counts.any()]
+    # A part of a split may well lack a class.
+    expected = _expected(source, space) if len(chosen) == count else ()
+    report.findings += _findings(dataset, report, broken, empty, expected)
     return report
+
+
+def _count(example: Mapping, space: LabelSpace) -> np.ndarray:
+    """Pixels of each class, int64 [C]; of a mask of one class, those of the class."""
+    label = example["label"]
+    if "class_id" in example:
+        return np.count_nonzero(label == 1) * (np.arange(len(space)) == example["class_id"])
+    return np.bincount(label[label != space.ignore_label], minlength=len(space))
+
+
+def _expected(source, space: LabelSpace) -> Sequence[int]:
+    """Classes that a whole split should show."""
+    if isinstance(source, ClassMasks):
+        return np.unique(source.class_ids).tolist()
+    return range(len(space))
 
 
 def _findings(
@@ -138,7 +168,7 @@ def _findings(
     report: SplitReport,
     broken: Sequence[UserError],
     empty: Sequence[str],
-    whole: bool,
+    expected: Sequence[int],
 ) -> list[str]:
     findings = []
     published = dataset.splits[report.split]
@@ -147,7 +177,7 @@ def _findings(
             f"split {report.split} has {len(report.names)} pictures, published are {published}; "
             "look for files that are missing from the lists, unless this is a part or a twin"
         )
-    if twice := sorted({name for name in report.names if report.names.count(name) > 1}):
+    if twice := sorted(name for name, times in Counter(report.names).items() if times > 1):
         findings.append(f"split {report.split} lists {_some(twice)} twice; mend the list")
     findings += [str(error) for error in broken[:_SHOWN]]
     if len(broken) > _SHOWN:
@@ -159,8 +189,8 @@ def _findings(
             f"split {report.split} has {len(empty)} pictures without any labelled pixel "
             f"({_some(empty)}); they teach and measure nothing"
         )
-    absent = [report.classes[k] for k in np.flatnonzero(report.pixels == 0)]
-    if whole and absent:
+    absent = [report.classes[k] for k in expected if not report.pixels[k]]
+    if absent:
         findings.append(
             f"split {report.split} has no pixel of {_some(absent)}; if these should occur, the "
             "labels are in another order or only partly there"
@@ -198,6 +228,7 @@ def save_overlays(
                 example = source[index]
             except UserError:  # is among the findings
                 continue
-            page = overlay(example["image"], example["label"], names)
+            shown = ("others", names[example["class_id"]]) if "class_id" in example else names
+            page = overlay(example["image"], example["label"], shown)
             folder.mkdir(parents=True, exist_ok=True)
             page.save(folder / f"{report.split}_{example['name'].replace('/', '_')}.png")

@@ -42,9 +42,9 @@ class VOCSource(LabelledImages):
         """
         choice(split, SPLITS, "the split")
         folder = find_voc(root)
-        names = {"SegmentationClass": _names(folder, "train" if split == "trainaug" else split)}
+        names = {"SegmentationClass": read_split(folder, "train" if split == "trainaug" else split)}
         if split == "trainaug":
-            names["SegmentationClassAug"] = _names(folder, "aug")
+            names["SegmentationClassAug"] = read_split(folder, "aug")
         pairs = [
             Pair(name, folder / "JPEGImages" / f"{name}.jpg", folder / labels / f"{name}.png")
             for labels, listed in names.items()
@@ -72,6 +72,11 @@ def label_table(background: str) -> LabelTable:
     return LabelTable.of({0: first[background], VOID: VOID} | classes, remedy=remedy)
 
 
-def _names(folder: Path, split: str) -> list[str]:
+def read_split(folder: Path, split: str) -> list[str]:
+    """Names of the images in a list of the folder VOC2012: 'train', 'val', or 'aug' for SBD's.
+
+    Raises:
+      UserError: the list is missing or empty.
+    """
     remedy = "make it with ovseg prepare voc" if split == "aug" else f"unpack {ARCHIVE} again"
     return read_names(folder / "ImageSets" / "Segmentation" / f"{split}.txt", remedy)
