@@ -59,6 +59,18 @@ Figures of different protocols (classes, prompts, sizes, windows, rules, data) s
 the models: such runs are refused, unless --anyway is given, which also lists what differs."""
 
 
+_PREPARE_HELP = """Makes of an official archive what the data sources read, or draws a tiny twin.
+
+Files that are there already are not made again, so a stopped command goes on. At the end a few
+examples of every split are read. A twin has the data set's file names, lists, palettes and label
+values with drawn pictures: recipes and loaders can be tried on it without any download."""
+
+_PREPARE_EXAMPLES = """examples:
+  ovseg prepare voc --source downloads/benchmark_RELEASE --output data/voc2012/VOCdevkit/VOC2012
+  ovseg prepare voc --twin 8 --output data/voc2012
+  ovseg doctor voc20 --data data/voc2012"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
@@ -92,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_vocabularies(commands)
     _add_compare(commands)
     _add_parity(commands)
+    _add_prepare(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -364,6 +378,64 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     print(compare(arguments.runs, anyway=arguments.anyway, classes=arguments.classes))
     return 0
+
+
+def _add_prepare(commands) -> None:
+    command = commands.add_parser(
+        "prepare",
+        help="prepare a data set from its archives, or draw a tiny twin of it",
+        description=_PREPARE_HELP,
+        epilog=_PREPARE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("name", help="family of data sets")
+    command.add_argument("--output", type=Path, required=True, help="folder of the data set")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--source", type=Path, help="where the archive was unpacked")
+    what.add_argument("--twin", type=int, metavar="N", help="draw N examples for each split")
+    command.set_defaults(run_command=_prepare)
+
+
+def _add_doctor(commands) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="look for mistakes in a data set on disk",
+        description="Reads a data set's examples and says what is wrong with them and how to mend "
+        "it; exits with 1 if anything is.",
+    )
+    command.add_argument("name", help="data set")
+    command.add_argument("--data", required=True, help="its folder")
+    command.add_argument("--split", nargs="+", default=(), help="only these; default: all")
+    command.add_argument("--limit", type=int, help="read that many examples of each split only")
+    command.add_argument("--output", type=Path, help="folder for a few overlays of each split")
+    command.set_defaults(run_command=_doctor)
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from data_pipelines.datasets import prepare
+    from data_pipelines.doctor import glance
+
+    print(prepare(arguments.name, arguments.output, arguments.source, arguments.twin))
+    print(glance(arguments.name, arguments.output))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from data_pipelines.datasets import find_dataset
+    from data_pipelines.doctor import examine, save_overlays
+
+    dataset = find_dataset(arguments.name)
+    reports = examine(dataset, arguments.data, arguments.split, arguments.limit)
+    for report in reports:
+        print(report.summary())
+    for report in reports:
+        print(report.histogram())
+    if arguments.output:
+        save_overlays(dataset, arguments.data, reports, arguments.output)
+        print(f"overlays in {arguments.output}")
+    findings = [finding for report in reports for finding in report.findings]
+    print("\n".join(f"- {finding}" for finding in findings) or "nothing to mend")
+    return int(bool(findings))
 
 
 def _complain(error: UserError) -> None:

@@ -13,13 +13,14 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
+from data_pipelines.datasets import DATASETS
 from data_pipelines.sources import SOURCES
 from data_pipelines.transforms import create_transforms
 from ovseg_jax.inference import Protocol
 from ovseg_jax.networks.training_free import method_options
 from ovseg_jax.params import split_model
 from ovseg_jax.systems import create_system
-from ovseg_jax.text.label_space import load_label_space
+from ovseg_jax.text.label_space import LabelSpace, load_label_space
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.training.optimizers import build_optimizer
 from ovseg_jax.training.partition import group_index, split_trainable
@@ -45,6 +46,9 @@ RECIPES = {
     "coco_stuff_inductive": (100, 156, 80_000, "models/clip_vit_b16"),
     "coco_stuff_transductive": (100, 171, 40_000, "runs/zegclip_coco_stuff_inductive"),
     "coco_stuff_full": (100, 171, 80_000, "models/clip_vit_b16"),
+    "context_inductive": (10, 50, 40_000, "models/clip_vit_b16"),
+    "context_transductive": (10, 60, 20_000, "runs/zegclip_context_inductive"),
+    "context_full": (10, 60, 40_000, "models/clip_vit_b16"),
 }
 
 
@@ -229,6 +233,20 @@ TRAINING_FREE = sorted(
 )
 
 
+def assert_labels_fit(source: ConfigDict, words: LabelSpace):
+    """A source's labels are the classes that the words name."""
+    if source.name == "folder":
+        assert source.num_classes == len(words) and words.ignore_label == 255
+        assert source.reduce_zero_label == words.reduce_zero_label
+        return
+    fields = source.to_dict()
+    root, split = fields.pop("root"), fields.pop("split")
+    dataset = next(known for known in DATASETS.values() if known.source == fields)
+    assert root == f"data/{dataset.folder}" and split in dataset.splits
+    space = load_label_space(dataset.label_space)
+    assert (len(space), space.ignore_label) == (len(words), words.ignore_label)
+
+
 @pytest.mark.parametrize("name", TRAINING_FREE)
 def test_training_free_settings(name):
     module = load(ROOT / "configs" / "training_free" / f"{name}.py")
@@ -243,9 +261,7 @@ def test_training_free_settings(name):
         assert section.pamr_steps == (10 if method == "naclip" else 0)
         assert tuple(section.pamr_dilations) == (8, 16)
         space = load_label_space(config.vocabulary.label_space)
-        source = config.data.eval.source
-        assert source.num_classes == len(space) and source.ignore_label == space.ignore_label
-        assert source.reduce_zero_label == space.reduce_zero_label
+        assert_labels_fit(config.data.eval.source, space)
         assert not section.threshold or space.background == 0
         assert set(config.system.options) <= method_options(config.system.method)
     with pytest.raises(ValueError, match="method trident is none of"):

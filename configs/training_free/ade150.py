@@ -28,5 +28,5 @@ CHANGES = {
 def get_config(method: str = "naclip") -> ConfigDict:
     """The recipe of one method."""
     family = common.family(method, METHODS)
-    source = common.validation("data/ade20k", 150, reduce_zero_label=True)
+    source = dict(name="ade20k", root="data/ade20k", split="val")
     return common.recipe(method, LABEL_SPACES[family], source, **CHANGES.get(family, {}))

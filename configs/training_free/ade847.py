@@ -2,6 +2,7 @@
 
   python -m ovseg_jax.main --config configs/training_free/ade847.py:proxyclip
 
+The labels are made once: ovseg prepare ade20k_full.
 Starts from CLIP ViT-B/16 (and DINO for ProxyCLIP); convert them once, see `pretrained`.
 Label images have 16 bits, 65535 is ignored. A name with commas is one query. No published figure
 is known to us.
@@ -23,5 +24,5 @@ CHANGES = {
 def get_config(method: str = "proxyclip") -> ConfigDict:
     """The recipe of one method."""
     family = common.family(method, METHODS)
-    source = common.validation("data/ade20k_full", 847, ignore_label=65535)
+    source = dict(name="ade20k_full", root="data/ade20k_full", split="val")
     return common.recipe(method, LABEL_SPACES[family], source, **CHANGES.get(family, {}))

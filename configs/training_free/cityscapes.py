@@ -7,7 +7,7 @@ Published mIoU: clip 5.5, maskclip 12.6, gem 30.8, sclip 32.34, clearclip 30.0, 
 without PAMR), proxyclip 38.1.
 From the repositories of SCLIP and NACLIP and the papers of the others; CLIP and MaskCLIP from
 ResCLIP's and ClearCLIP's tables.
-Label images hold train ids (``_labelTrainIds.png``). ClearCLIP's windows do not overlap.
+ClearCLIP's windows do not overlap.
 """
 
 from ml_collections import ConfigDict
@@ -32,5 +32,5 @@ CHANGES = {
 def get_config(method: str = "naclip") -> ConfigDict:
     """The recipe of one method."""
     family = common.family(method, METHODS)
-    source = common.validation("data/cityscapes", 19)
+    source = dict(name="cityscapes", root="data/cityscapes", split="val")
     return common.recipe(method, LABEL_SPACES[family], source, **CHANGES.get(family, {}))

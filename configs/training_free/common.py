@@ -4,6 +4,8 @@ The protocols are those of the authors' repositories. CLIP itself, MaskCLIP as r
 GEM are evaluated in ClearCLIP's; `maskclip_original` is MaskCLIP by its own authors' code.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -69,22 +71,18 @@ def family(method: str, methods: tuple[str, ...]) -> str:
     return FAMILIES[method]
 
 
-def validation(
-    root: str, num_classes: int, reduce_zero_label: bool = False, ignore_label: int = 255
-) -> ConfigDict:
+def validation(root: str, num_classes: int, reduce_zero_label: bool = False) -> ConfigDict:
     """Images in ``root/images/val``, label images of the same names in ``root/labels/val``."""
-    source = common.folder(root, "val", num_classes, reduce_zero_label)
-    source.ignore_label = ignore_label
-    return source
+    return common.folder(root, "val", num_classes, reduce_zero_label)
 
 
-def recipe(method: str, label_space: str, source: ConfigDict, **changes) -> ConfigDict:
+def recipe(method: str, label_space: str, source: Mapping, **changes) -> ConfigDict:
     """A method by its authors' protocol on a data set.
 
     Args:
         method: one of `METHODS` or `MASKCLIP_METHODS`.
         label_space: the words.
-        source: pictures and labels.
+        source: pictures and labels; see `data_pipelines.sources`.
         **changes: what differs from the method's usual protocol on this data set; `logit_scale`
             or a field of the section `eval`.
     """

@@ -1,7 +1,8 @@
-"""Training-free methods on Pascal Context with background, 60 classes, about 5100 pictures.
+"""Training-free methods on Pascal Context with background, 60 classes, 5105 pictures.
 
   python -m ovseg_jax.main --config configs/training_free/context60.py:naclip
 
+The labels are made once: ovseg prepare pascal_context.
 Starts from CLIP ViT-B/16 (and DINO for ProxyCLIP); convert them once, see `pretrained`.
 Published mIoU: clip 7.7, maskclip 23.6, gem 32.6 (by its authors), sclip 31.74, clearclip 32.6,
 naclip 34.99 (32.2 without PAMR), proxyclip 35.3.
@@ -31,5 +32,5 @@ CHANGES = {
 def get_config(method: str = "naclip") -> ConfigDict:
     """The recipe of one method."""
     family = common.family(method, METHODS)
-    source = common.validation("data/pascal_context", 60)
+    source = dict(name="pascal_context", root="data/pascal_context", split="val", classes=60)
     return common.recipe(method, LABEL_SPACES[family], source, **CHANGES.get(family, {}))

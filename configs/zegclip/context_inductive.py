@@ -2,6 +2,7 @@
 
   python -m ovseg_jax.main --config configs/zegclip/context_inductive.py
 
+The labels are made once: ovseg prepare pascal_context.
 Starts from CLIP ViT-B/16; convert it once and name its folder in `pretrained`.
 Published (table 2 of the paper): 76.2 pAcc, 46.0 mIoU(S), 54.6 mIoU(U), 49.9 hIoU.
 16 pictures of 512 pixels per step, 40000 steps.
@@ -19,16 +20,20 @@ def get_config() -> ConfigDict:
     """The recipe."""
     config = common.zegclip("inductive", prompt_tokens=10, seen_only=True)
     config.pretrained = "models/clip_vit_b16"
-    config.vocabulary.label_space = "context_zegclip"
+    config.vocabulary.label_space = "context_50_10"
     config.vocabulary.templates = "zegclip15"
     config.data = ConfigDict(
         dict(
             train=dict(
-                source=common.folder("data/pascal_context", "train", 60, reduce_zero_label=False),
+                source=dict(
+                    name="pascal_context", root="data/pascal_context", split="train", classes=60
+                ),
                 transforms=common.mmseg_transforms(),
             ),
             eval=dict(
-                source=common.folder("data/pascal_context", "val", 60, reduce_zero_label=False),
+                source=dict(
+                    name="pascal_context", root="data/pascal_context", split="val", classes=60
+                ),
                 transforms=(),
             ),
         )

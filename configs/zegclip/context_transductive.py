@@ -2,6 +2,7 @@
 
   python -m ovseg_jax.main --config configs/zegclip/context_transductive.py
 
+The labels are made once: ovseg prepare pascal_context.
 Starts from the inductive run stopped at 20000 steps (weights only); pixels of unseen classes
 are known to be unseen, which of them they show is guessed by the model itself.
 Published (table 2 of the paper): 77.2 pAcc, 46.6 mIoU(S), 65.4 mIoU(U), 54.4 hIoU.
@@ -20,16 +21,20 @@ def get_config() -> ConfigDict:
     """The recipe."""
     config = common.zegclip("transductive", prompt_tokens=10, seen_only=False)
     config.pretrained = "runs/zegclip_context_inductive"
-    config.vocabulary.label_space = "context_zegclip"
+    config.vocabulary.label_space = "context_50_10"
     config.vocabulary.templates = "zegclip15"
     config.data = ConfigDict(
         dict(
             train=dict(
-                source=common.folder("data/pascal_context", "train", 60, reduce_zero_label=False),
+                source=dict(
+                    name="pascal_context", root="data/pascal_context", split="train", classes=60
+                ),
                 transforms=common.mmseg_transforms(),
             ),
             eval=dict(
-                source=common.folder("data/pascal_context", "val", 60, reduce_zero_label=False),
+                source=dict(
+                    name="pascal_context", root="data/pascal_context", split="val", classes=60
+                ),
                 transforms=(),
             ),
         )

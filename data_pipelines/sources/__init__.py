@@ -11,6 +11,15 @@ from ovseg_jax.errors import UserError
 SOURCES = {
     "shapes": "data_pipelines.sources.shapes:ShapesSource",
     "folder": "data_pipelines.sources.folder:FolderSource",
+    "coco_stuff": "data_pipelines.sources.coco_stuff:CocoStuffSource",
+    "pascal5i": "data_pipelines.sources.pascal5i:Pascal5iSource",
+    "coco20i": "data_pipelines.sources.coco20i:Coco20iSource",
+    "fss1000": "data_pipelines.sources.fss1000:FSS1000Source",
+    "voc": "data_pipelines.sources.voc:VOCSource",
+    "pascal_context": "data_pipelines.sources.pascal_context:PascalContextSource",
+    "ade20k": "data_pipelines.sources.ade20k:ADE20KSource",
+    "ade20k_full": "data_pipelines.sources.ade20k_full:ADE20KFullSource",
+    "cityscapes": "data_pipelines.sources.cityscapes:CityscapesSource",
 }
 
 

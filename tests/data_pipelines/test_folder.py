@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.sources.folder import FolderSource, read_label
+from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.labelled import read_label
 from ovseg_jax.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real_samples" / "voc_labelme"

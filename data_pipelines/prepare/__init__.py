@@ -1,0 +1,1 @@
+"""From official archives to what the sources read, and tiny twins of the data sets."""
