@@ -103,7 +103,7 @@ def _examine_split(dataset: Dataset, source, split: str, limit: int | None) -> S
         except UserError as error:
             return error
         label = example["label"].ravel()
-        counts = np.bincount(label[label != space.ignore_label], minlength=len(space.canonical))
+        counts = np.bincount(label[label != space.ignore_label], minlength=len(space))
         return example["name"], example["image"].shape[:2], counts
 
     with (
@@ -116,11 +116,11 @@ def _examine_split(dataset: Dataset, source, split: str, limit: int | None) -> S
             bar.update()
     broken = [result for result in found if isinstance(result, UserError)]
     good = [result for result in found if not isinstance(result, UserError)]
-    counts = np.asarray([result[2] for result in good]).reshape(len(good), len(space.canonical))
+    counts = np.asarray([result[2] for result in good]).reshape(len(good), len(space))
     area = sum(height * width for _, (height, width), _ in good)
     report = SplitReport(
         split=split,
-        classes=space.canonical,
+        classes=space.display_names,
         names=tuple(pair.name for pair in source.pairs),
         sizes=[size for _, size, _ in good],
         pixels=counts.sum(axis=0),
@@ -190,7 +190,7 @@ def save_overlays(
     dataset: Dataset, root: str, reports: Sequence[SplitReport], folder: Path
 ) -> None:
     """Writes the labels of the first and the last picture of each split, painted over it."""
-    names = load_label_space(dataset.label_space).canonical
+    names = load_label_space(dataset.label_space).display_names
     for report in reports:
         source = dataset.open(root, report.split)
         for index in sorted({0, len(source) - 1}):

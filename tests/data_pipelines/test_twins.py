@@ -30,7 +30,7 @@ def twins(tmp_path_factory):
 def test_a_twin_loads_by_the_words_of_its_data_set(twins, name):
     dataset = DATASETS[name]
     space = load_label_space(dataset.label_space)
-    allowed = {*range(len(space.canonical)), space.ignore_label}
+    allowed = {*range(len(space)), space.ignore_label}
     for split in dataset.splits:
         source = dataset.open(twins(dataset.preparation), split)
         assert len(source) >= 3
@@ -65,7 +65,7 @@ def test_the_doctor_names_what_is_wrong(tmp_path, capsys):
 def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="unknown data set 'vox20'; did you mean 'voc20'"):
         find_dataset("vox20")
-    with pytest.raises(UserError, match="no JPEGImages in .*unpack VOCtrainval"):
+    with pytest.raises(UserError, match=r"no JPEGImages in .*unpack VOCtrainval"):
         find_dataset("voc20").open(str(tmp_path), "val")
     with pytest.raises(UserError, match="a twin of 0 examples is none"):
         prepare("voc", tmp_path, None, 0)
