@@ -53,7 +53,7 @@ def coco(tmp_path):
 
 def test_folds_are_those_of_the_label_spaces():
     for module, name in ((pascal5i, "pascal5i"), (coco20i, "coco20i")):
-        folds = load_label_space(name).extra["folds"]
+        folds = load_label_space(name).folds
         assert tuple(map(tuple, folds)) == module.FOLDS
 
 
