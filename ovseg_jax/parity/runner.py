@@ -42,10 +42,20 @@ COMPARE = {
     ("zegclip", "vpt_depths"): "ovseg_jax.parity.zegclip:compare_vpt_depths",
     ("zegclip", "optim"): "ovseg_jax.parity.zegclip:compare_optim",
     ("zegclip", "pos_embed"): "ovseg_jax.parity.ops:compare_pos_embed",
-    ("zegclip", "metrics"): "ovseg_jax.parity.zegclip_data:compare_metrics",
     ("zegclip", "augment"): "ovseg_jax.parity.zegclip_data:compare_augment",
-    ("metrics", "mmseg_iou"): "ovseg_jax.parity.zegclip_data:compare_metrics",
-    ("metrics", "zegclip_seen_unseen"): "ovseg_jax.parity.zegclip_data:compare_metrics",
+    ("zegclip", "metrics"): "ovseg_jax.parity.metrics:compare_zegclip",
+    ("groupvit", "metrics"): "ovseg_jax.parity.metrics:compare_groupvit",
+    ("catseg", "metric_miou"): "ovseg_jax.parity.metrics:compare_catseg",
+    ("zsseg", "evaluator"): "ovseg_jax.parity.metrics:compare_zsseg",
+    ("zsseg", "classification_evaluator"): "ovseg_jax.parity.metrics:compare_classification",
+    ("fusioner", "metrics"): "ovseg_jax.parity.metrics:compare_fusioner",
+    ("metrics", "mmseg_iou"): "ovseg_jax.parity.metrics:compare_mmseg_iou",
+    ("metrics", "mmseg1_ioumetric"): "ovseg_jax.parity.metrics:compare_mmseg1",
+    ("metrics", "zegclip_seen_unseen"): "ovseg_jax.parity.metrics:compare_zegclip_tables",
+    ("metrics", "detectron2_semseg"): "ovseg_jax.parity.metrics:compare_detectron2",
+    ("metrics", "fewshot"): "ovseg_jax.parity.metrics:compare_few_shot",
+    ("metrics", "panoptic_quality"): "ovseg_jax.parity.metrics:compare_panoptic",
+    ("metrics", "mmseg_slide_tta"): "ovseg_jax.parity.windows:compare_slide",
 }
 
 # Parts of a key that mark a reference array.
