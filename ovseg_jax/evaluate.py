@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ovseg_jax import models
+from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
 from ovseg_jax.inference import Canvas, Model, Protocol, lay_on_canvas, segment_canvases
-from ovseg_jax.metrics import mmseg, zero_shot
+from ovseg_jax.metrics import detectron2, mmseg, zero_shot
 from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.params import digest
@@ -29,6 +31,52 @@ from ovseg_jax.training.logs import say
 Encode = Callable[[np.ndarray], jax.Array]
 
 _count = jax.jit(confusion_matrix, static_argnums=(2, 3))
+
+
+class Readout(NamedTuple):
+    """How figures are read off a confusion matrix.
+
+    Attributes:
+      means: matrix, seen and unseen classes -> percentages by name.
+      scores: matrix -> fractions per class, with `IoU` among them.
+      absent_classes: what becomes of classes without a labelled pixel.
+    """
+
+    means: Callable[[np.ndarray, Sequence[int], Sequence[int]], dict[str, float]]
+    scores: Callable[[np.ndarray], dict[str, np.ndarray]]
+    absent_classes: str
+
+
+READOUTS = {
+    "mmseg": Readout(
+        zero_shot.seen_unseen,
+        mmseg.scores,
+        "0/0 is left out of the means, predicted but never labelled is 0",
+    ),
+    "detectron2_legacy": Readout(
+        functools.partial(detectron2.seen_unseen, rule="legacy"),
+        detectron2.scores,
+        "predicted but never labelled is 0 in mIoU, otherwise left out",
+    ),
+    "detectron2_current": Readout(
+        functools.partial(detectron2.seen_unseen, rule="current"),
+        detectron2.scores,
+        "never labelled is left out of the means",
+    ),
+}
+
+
+def create_readout(name: str) -> Readout:
+    """The read-out that `config.eval.metrics` names.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    if name not in READOUTS:
+        raise UserError(
+            f"unknown metrics {name!r}; config.eval.metrics is {' or '.join(READOUTS)}."
+        )
+    return READOUTS[name]
 
 
 def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "latest") -> dict:
@@ -111,6 +159,7 @@ def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, list[Example
         loader.examples(),
         space,
         Protocol.from_config(config.eval),
+        metrics=config.eval.metrics,
         batch_size=config.eval.batch_size,
         report_images=config.eval.report_images,
         total=len(loader.source),
@@ -153,6 +202,7 @@ def evaluate_segmentation(
     label_space: LabelSpace,
     protocol: Protocol,
     *,
+    metrics: str = "mmseg",
     batch_size: int,
     report_images: int = 0,
     total: int | None = None,
@@ -169,6 +219,7 @@ def evaluate_segmentation(
         False are left out.
       label_space: the classes.
       protocol: windows and sizes.
+      metrics: which of `READOUTS` gives the figures.
       batch_size: pictures that are predicted at once.
       report_images: how many of the first pictures to return.
       total: number of pictures, for the progress bar.
@@ -176,7 +227,11 @@ def evaluate_segmentation(
     Returns:
       Percentages `mIoU`, `mIoU_seen`, `mIoU_unseen`, `hIoU`, `aAcc` and the like, with `IoU` by
       class name, `images` (their number) and `protocol`; and the first pictures.
+
+    Raises:
+      UserError: unknown metrics.
     """
+    readout = create_readout(metrics)
     from tqdm import tqdm  # writes to standard error
 
     classes = len(label_space.names)
@@ -200,9 +255,10 @@ def evaluate_segmentation(
         in_flight = matrix
     matrix = _over_processes(counts.matrix)
     images = int(_over_processes(np.array(images)))
-    return _scores(matrix, label_space) | {
+    return _scores(matrix, label_space, readout) | {
         "images": images,
-        "protocol": _protocol(label_space, protocol),
+        "protocol": _protocol(label_space, protocol)
+        | {"metrics": metrics, "absent_classes": readout.absent_classes},
     }, shown
 
 
@@ -260,9 +316,9 @@ def _example(canvas: Canvas, label: np.ndarray, prediction: jax.Array, model: Mo
     return Example(image, np.asarray(label, np.int32), np.asarray(prediction)[:height, :width])
 
 
-def _scores(matrix: np.ndarray, label_space: LabelSpace) -> dict:
-    iou = 100 * mmseg.scores(matrix)["IoU"]
-    means = zero_shot.seen_unseen(matrix, label_space.seen, label_space.unseen)
+def _scores(matrix: np.ndarray, label_space: LabelSpace, readout: Readout) -> dict:
+    iou = 100 * readout.scores(matrix)["IoU"]
+    means = readout.means(matrix, label_space.seen, label_space.unseen)
     return means | {"IoU": dict(zip(label_space.unique_names, map(float, iou), strict=True))}
 
 
@@ -273,7 +329,6 @@ def _protocol(label_space: LabelSpace, protocol: Protocol) -> dict:
         "unseen": [label_space.unique_names[index] for index in label_space.unseen],
         "ignore_label": label_space.ignore_label,
         **dataclasses.asdict(protocol),
-        "absent_classes": "mmseg: 0/0 is left out of the means, predicted but never labelled is 0",
     }
 
 
