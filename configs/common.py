@@ -91,6 +91,7 @@ def shapes_protocol(training_free: bool) -> ConfigDict:
             crop=96,
             stride=64,
             flip=False,
+            metrics="mmseg",
             report_images=24,
             training_free=training_free,
         )
@@ -201,6 +202,7 @@ def slide_512() -> ConfigDict:
             crop=512,
             stride=426,
             flip=False,
+            metrics="mmseg",
             report_images=24,
             training_free=False,
         )

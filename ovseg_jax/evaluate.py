@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ovseg_jax import models
+from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
 from ovseg_jax.inference import Canvas, Model, Protocol, lay_on_canvas, segment_canvases
-from ovseg_jax.metrics import mmseg, zero_shot
+from ovseg_jax.metrics import detectron2, mmseg, zero_shot
 from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix, most_confused
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.params import digest
@@ -30,6 +32,52 @@ from ovseg_jax.training.logs import say
 Encode = Callable[[np.ndarray], jax.Array]
 
 _LISTED_CONFUSIONS = 20
+
+
+class Readout(NamedTuple):
+    """How figures are read off a confusion matrix.
+
+    Attributes:
+      means: matrix, seen and unseen classes -> percentages by name.
+      scores: matrix -> fractions per class, with `IoU` among them.
+      absent_classes: what becomes of classes without a labelled pixel.
+    """
+
+    means: Callable[[np.ndarray, Sequence[int], Sequence[int]], dict[str, float]]
+    scores: Callable[[np.ndarray], dict[str, np.ndarray]]
+    absent_classes: str
+
+
+READOUTS = {
+    "mmseg": Readout(
+        zero_shot.seen_unseen,
+        mmseg.scores,
+        "0/0 is left out of the means, predicted but never labelled is 0",
+    ),
+    "detectron2_legacy": Readout(
+        functools.partial(detectron2.seen_unseen, rule="legacy"),
+        detectron2.scores,
+        "predicted but never labelled is 0 in mIoU, otherwise left out",
+    ),
+    "detectron2_current": Readout(
+        functools.partial(detectron2.seen_unseen, rule="current"),
+        detectron2.scores,
+        "never labelled is left out of the means",
+    ),
+}
+
+
+def create_readout(name: str) -> Readout:
+    """The read-out that `config.eval.metrics` names.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    if name not in READOUTS:
+        raise UserError(
+            f"unknown metrics {name!r}; config.eval.metrics is {' or '.join(READOUTS)}."
+        )
+    return READOUTS[name]
 
 
 def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "latest") -> dict:
@@ -113,6 +161,7 @@ def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, dict[str, li
         loader.examples(),
         space,
         Protocol.from_config(config.eval),
+        metrics=config.eval.metrics,
         batch_size=config.eval.batch_size,
         report_images=config.eval.report_images,
         total=len(loader.source),
@@ -156,6 +205,7 @@ def evaluate_segmentation(
     label_space: LabelSpace,
     protocol: Protocol,
     *,
+    metrics: str = "mmseg",
     batch_size: int,
     report_images: int = 0,
     total: int | None = None,
@@ -172,6 +222,7 @@ def evaluate_segmentation(
         False are left out.
       label_space: the classes.
       protocol: windows and sizes.
+      metrics: which of `READOUTS` gives the figures.
       batch_size: pictures that are predicted at once.
       report_images: how many of the first pictures to return; of the best and the worst a few.
       total: number of pictures, for the progress bar.
@@ -180,7 +231,11 @@ def evaluate_segmentation(
       Percentages `mIoU`, `mIoU_seen`, `mIoU_unseen`, `hIoU`, `aAcc` and the like, with `IoU` by
       class name, `confusions` (the most frequent), `images` (their number) and `protocol`; and
       pictures by heading, in several processes those of this one.
+
+    Raises:
+      UserError: unknown metrics.
     """
+    readout = create_readout(metrics)
     from tqdm import tqdm  # writes to standard error
 
     classes = len(label_space.names)
@@ -202,9 +257,10 @@ def evaluate_segmentation(
     _offer(gallery, model, *previous)
     matrix = _over_processes(counts.matrix)
     images = int(_over_processes(np.array(images)))
-    return _scores(matrix, label_space) | {
+    return _scores(matrix, label_space, readout) | {
         "images": images,
-        "protocol": _protocol(label_space, protocol),
+        "protocol": _protocol(label_space, protocol)
+        | {"metrics": metrics, "absent_classes": readout.absent_classes},
     }, gallery.sections()
 
 
@@ -295,9 +351,9 @@ def _example(
     return Example(image, np.asarray(label, np.int32), prediction, score)
 
 
-def _scores(matrix: np.ndarray, label_space: LabelSpace) -> dict:
-    iou = 100 * mmseg.scores(matrix)["IoU"]
-    means = zero_shot.seen_unseen(matrix, label_space.seen, label_space.unseen)
+def _scores(matrix: np.ndarray, label_space: LabelSpace, readout: Readout) -> dict:
+    iou = 100 * readout.scores(matrix)["IoU"]
+    means = readout.means(matrix, label_space.seen, label_space.unseen)
     return means | {
         "IoU": dict(zip(label_space.unique_names, map(float, iou), strict=True)),
         "confusions": _confusions(matrix, label_space.unique_names),
@@ -330,7 +386,6 @@ def _protocol(label_space: LabelSpace, protocol: Protocol) -> dict:
         "background": None if background is None else names[background],
         "ignore_label": label_space.ignore_label,
         **dataclasses.asdict(protocol),
-        "absent_classes": "mmseg: 0/0 is left out of the means, predicted but never labelled is 0",
     }
 
 

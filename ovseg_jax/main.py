@@ -133,7 +133,8 @@ def main(argv: list[str]) -> None:
     path = config_flags.get_config_filename(given["config"])
     workdir = Path(given.workdir) if given.workdir else default_workdir(path)
     if given.mode != "train":
-        # A mistake in the data to evaluate on should not wait until the training is over.
+        # A mistake in the evaluation should not wait until the training is over.
+        evaluate.create_readout(config.eval.metrics)
         models.create_loader(config, config.data.eval, config.eval.batch_size)
 
     def scores(model):

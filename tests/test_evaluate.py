@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from ovseg_jax import evaluate, files, models
 from ovseg_jax.errors import UserError
 from ovseg_jax.evaluate import (
+    READOUTS,
     evaluate_retrieval,
     evaluate_run,
     evaluate_segmentation,
@@ -108,6 +109,33 @@ def test_resized_pictures_are_scored_at_their_own_size():
     for example in itertools.chain(*shown.values()):
         assert example.image.shape[:2] == example.truth.shape == example.prediction.shape
         assert (example.truth == example.prediction).mean() > 0.9
+
+
+@pytest.mark.parametrize("metrics", READOUTS)
+def test_metrics_decide_about_absent_classes(metrics):
+    """Of five classes one is predicted but never labelled, one neither."""
+    space = LabelSpace("colours", (*SPACE.classes, ("grey",)), seen=(0, 1), unseen=(2, 3, 4))
+
+    def wrong():
+        for example in examples([(24, 32)]):
+            example["label"][example["label"] == 3] = 2
+            yield example
+
+    result, _ = evaluate_segmentation(
+        color_model(), color_vocabulary(), wrong(), space, Protocol(), metrics=metrics, batch_size=1
+    )
+    iou = [result["IoU"][name] for name in space.names]
+    assert result["protocol"]["metrics"] == metrics and result["protocol"]["absent_classes"]
+    assert iou[3] == 0 if metrics == "mmseg" else math.isnan(iou[3])
+    counted = 3 if metrics == "detectron2_current" else 4
+    assert result["mIoU"] == pytest.approx(sum(iou[:3]) / counted)
+    assert result["mIoU_unseen"] == pytest.approx(iou[2] / (counted - 2))
+    assert math.isnan(iou[4])
+
+
+def test_unknown_metrics():
+    with pytest.raises(UserError, match=r"'mIoU'; config\.eval\.metrics is mmseg or detectron2"):
+        run([(24, 32)], metrics="mIoU")
 
 
 def test_result_file_is_json_without_nan_and_survives_a_full_disk(tmp_path, monkeypatch):
@@ -209,6 +237,7 @@ def run_config():
                 crop=32,
                 stride=16,
                 flip=False,
+                metrics="mmseg",
                 report_images=2,
                 training_free=True,
             ),

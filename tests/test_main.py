@@ -118,6 +118,7 @@ def test_mistakes_on_the_command_line(arguments, message, tmp_path, monkeypatch,
         ),
         ({"vocabulary__templates": "shape"}, "shape"),
         ({"data__eval__source__split": "tests"}, "unknown split 'tests'"),
+        ({"eval__metrics": "miou"}, "unknown metrics 'miou'"),
         ({"system__name": "zegclap"}, "did you mean 'zegclip'"),
     ],
 )

@@ -157,6 +157,7 @@ def evaluation(**fields) -> ConfigDict:
             pamr_dilations=(8, 16),
             area=0.0,
             threshold=0.0,
+            metrics="mmseg",
             report_images=24,
             training_free=False,
         )

@@ -1,22 +1,16 @@
-"""Recorded augmentation and metrics of ZegCLIP and mmsegmentation against ours."""
+"""Recorded augmentation of ZegCLIP against ours."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from ovseg_jax.metrics import mmseg, zero_shot
-from ovseg_jax.metrics.confusion import confusion_matrix
+from ovseg_jax.metrics import mmseg
 from ovseg_jax.parity.runner import Arrays, Quantity, exact, levels, output
 
 # ZegCLIP's pixel statistics, RGB.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-# The map of `eval64_label_map`, which its file does not tell.
-_LABEL_MAP = {1: 3, 0: 1}
-_AREAS = ("intersect", "union", "pred", "label")
-_FLOAT32 = 2e-7  # part of the references divide in float32
 
 
 class RecordedDraws:
@@ -134,112 +128,3 @@ def _compare_pieces(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quanti
         resized = step.apply({"image": rgb("testresize/in/img_bgr")}, None)["image"]
         compared["testresize/out/img_bgr"] = levels(resized[..., ::-1])
     return compared
-
-
-def compare_metrics(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantity]:
-    """Areas, scores and tables, of ZegCLIP's evaluation and of mmsegmentation's own."""
-    compare = {
-        "metrics": _compare_zegclip,
-        "mmseg_iou": _compare_mmseg_iou,
-        "zegclip_seen_unseen": _compare_tables,
-    }
-    return compare[meta["kind"]](arrays, meta)
-
-
-def _compare_zegclip(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantity]:
-    classes, images, ignore = meta["num_classes"], meta["images"], meta["ignore_index"]
-    labels = _numbered(arrays, "in/label_", images)
-    if meta["reduce_zero_label"]:
-        labels = [mmseg.reduce_zero_label(label, ignore) for label in labels]
-    matrices = _matrices(labels, _numbered(arrays, "in/pred_", images), classes, ignore)
-    compared: dict[str, Quantity] = {}
-    for number, matrix in enumerate(matrices):
-        for name, value in zip(_AREAS, mmseg.areas(matrix), strict=True):
-            compared[f"out/{name}_{number}"] = exact(value)
-    total = sum(matrices)
-    for name, value in zip(_AREAS, mmseg.areas(total), strict=True):
-        compared[f"out64/total_{name}"] = exact(value)
-    for name, value in mmseg.scores(total).items():
-        compared[f"out64/{name}"] = output(value, _FLOAT32)
-    plain = zero_shot.seen_unseen(total, meta["seen"], meta["unseen"])
-    rounded = zero_shot.seen_unseen(total, meta["seen"], meta["unseen"], digits=2)
-    table = _table(rounded)
-    return compared | {
-        "out64/hIoU": output(rounded["hIoU"], _FLOAT32),
-        "out64/mIoU_seen_unrounded": output(plain["mIoU_seen"], _FLOAT32),
-        "out64/mIoU_unseen_unrounded": output(plain["mIoU_unseen"], _FLOAT32),
-        "out64/summary_all_seen_unseen": output(table, _FLOAT32),
-        "out64/returned": output(table[0] / 100, _FLOAT32),
-    }
-
-
-def _compare_mmseg_iou(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantity]:
-    classes, images, ignore = meta["num_classes"], meta["n_images"], meta["ignore"]
-    predictions = _numbered(arrays, "in/pred", images)
-    labels = _numbered(arrays, "in/gt", images)
-    label_map = meta.get("label_map", _LABEL_MAP)
-
-    def total(labels: list[np.ndarray]) -> np.ndarray:
-        return sum(_matrices(labels, predictions, classes, ignore))
-
-    plain = total(labels)
-    compared: dict[str, Quantity] = {}
-    for number, matrix in enumerate(_matrices(labels, predictions, classes, ignore)):
-        for name, value in zip(_AREAS, mmseg.areas(matrix), strict=True):
-            compared[f"out/area{number}_{name}"] = exact(value)
-    reduced = [mmseg.reduce_zero_label(label, ignore) for label in labels]
-    mapped = [mmseg.map_labels(label, label_map) for label in labels]
-    variants = {
-        "pre_eval": mmseg.scores(plain),
-        "eval64": mmseg.scores(plain),
-        "eval64_nan_to_num_m1": mmseg.scores(plain, nan_to_num=-1),
-        "eval64_reduce_zero": mmseg.scores(total(reduced)),
-        "eval64_label_map": mmseg.scores(total(mapped)),
-        "eval64_out_of_range": mmseg.scores(total(_numbered(arrays, "in/gt_oor", images))),
-    }
-    for variant, values in variants.items():
-        for name, value in values.items():
-            compared[f"out/{variant}_{name}"] = output(value, _FLOAT32)
-    summary = mmseg.summary(plain)
-    for name, value in meta["summary"].items():
-        ours = summary[name if name == "aAcc" else f"m{name}"]
-        compared[f"meta/summary/{name}"] = _of_meta(ours, value)
-    return compared
-
-
-def _compare_tables(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantity]:
-    images = sum(key.startswith("in/gt") for key in arrays)
-    labels, predictions = (_numbered(arrays, f"in/{name}", images) for name in ("gt", "pred"))
-    total = sum(_matrices(labels, predictions, meta["num_classes"], meta["ignore"]))
-    scores = zero_shot.seen_unseen(total, meta["seen"], meta["unseen"], digits=2)
-    tables = [meta["tables"][name] for name in ("total", "seen", "unseen")]
-    returned = [meta["returned"][name] for name in ("aAcc", "mIoU", "mAcc")]
-    return {
-        "meta/tables": _of_meta(_table(scores), tables),
-        "meta/returned": _of_meta(_table(scores)[0] / 100, returned),
-        "meta/hIoU_from_table": _of_meta(scores["hIoU"], meta["hIoU_from_table"]),
-    }
-
-
-def _of_meta(actual: Any, expected: Any) -> Quantity:
-    """A quantity whose reference is no array of the file but an entry of its meta data."""
-    return dataclasses.replace(output(actual, _FLOAT32), expected=np.asarray(expected))
-
-
-def _table(scores: Mapping[str, float]) -> np.ndarray:
-    """Rows all, seen, unseen; columns aAcc, mIoU, mAcc."""
-    groups = ("", "_seen", "_unseen")
-    return np.array([[scores["aAcc"], scores[f"mIoU{g}"], scores[f"mAcc{g}"]] for g in groups])
-
-
-def _matrices(
-    labels: list[np.ndarray], predictions: list[np.ndarray], classes: int, ignore: int
-) -> list[np.ndarray]:
-    return [
-        np.asarray(confusion_matrix(label, prediction, classes, ignore), np.int64)
-        for label, prediction in zip(labels, predictions, strict=True)
-    ]
-
-
-def _numbered(arrays: Arrays, prefix: str, count: int) -> list[np.ndarray]:
-    return [arrays[f"{prefix}{number}"] for number in range(count)]

@@ -75,8 +75,8 @@ def test_every_packaged_label_space_is_consistent(name):
 @pytest.mark.skipif(not BESIDE.is_dir(), reason="the original files are not beside the repository")
 @pytest.mark.parametrize("name", label_space_names())
 def test_packaged_files_say_what_the_originals_say(name):
-    if name == "shapes":
-        pytest.skip("made by data_pipelines.sources.shapes")
+    if name in ("shapes", "context_50_10"):
+        pytest.skip("made here")
     ours, theirs = (
         json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         for folder in (PACKAGED, BESIDE)
