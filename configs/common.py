@@ -180,19 +180,6 @@ def deit_transforms(size: int = 224) -> tuple[dict, ...]:
     )
 
 
-def folder(root: str, split: str, num_classes: int, reduce_zero_label: bool) -> ConfigDict:
-    """Images in ``root/images/split``, label images of the same names in ``root/labels/split``."""
-    return ConfigDict(
-        dict(
-            name="folder",
-            images=f"{root}/images/{split}",
-            labels=f"{root}/labels/{split}",
-            num_classes=num_classes,
-            reduce_zero_label=reduce_zero_label,
-        )
-    )
-
-
 def slide_512() -> ConfigDict:
     """Windows of 512 pixels, 426 apart, of pictures whose short side is 512."""
     return ConfigDict(

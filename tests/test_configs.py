@@ -156,6 +156,16 @@ def zegclip(name: str):
     return load(ROOT / "configs" / "zegclip" / f"{name}.py")
 
 
+def assert_labels_fit(source: ConfigDict, words: LabelSpace):
+    """A source's labels are the classes that the words name."""
+    fields = source.to_dict()
+    root, split = fields.pop("root"), fields.pop("split")
+    dataset = next(known for known in DATASETS.values() if known.source == fields)
+    assert root == f"data/{dataset.folder}" and split in dataset.splits
+    space = load_label_space(dataset.label_space)
+    assert (len(space), space.ignore_label) == (len(words), words.ignore_label)
+
+
 @zegclip_recipes
 def test_published_figures(name):
     text = zegclip(name).__doc__
@@ -184,8 +194,10 @@ def test_published_recipes(name):
     )
     assert (config.eval.short_side, config.eval.crop, config.eval.stride) == (512, 512, 426)
     assert f"{config.train.steps} steps" in module.__doc__
+    space = load_label_space(config.vocabulary.label_space)
+    for data in config.data.values():
+        assert_labels_fit(data.source, space)
     if name in RECIPES:
-        space = load_label_space(config.vocabulary.label_space)
         classes = len(space.subset(config.vocabulary.train_subset))
         found = (config.system.prompt_tokens, classes, config.train.steps, config.pretrained)
         assert found == RECIPES[name]
@@ -231,20 +243,6 @@ SETTINGS = {
 TRAINING_FREE = sorted(
     path.stem for path in (ROOT / "configs" / "training_free").glob("*.py") if path.stem != "common"
 )
-
-
-def assert_labels_fit(source: ConfigDict, words: LabelSpace):
-    """A source's labels are the classes that the words name."""
-    if source.name == "folder":
-        assert source.num_classes == len(words) and words.ignore_label == 255
-        assert source.reduce_zero_label == words.reduce_zero_label
-        return
-    fields = source.to_dict()
-    root, split = fields.pop("root"), fields.pop("split")
-    dataset = next(known for known in DATASETS.values() if known.source == fields)
-    assert root == f"data/{dataset.folder}" and split in dataset.splits
-    space = load_label_space(dataset.label_space)
-    assert (len(space), space.ignore_label) == (len(words), words.ignore_label)
 
 
 @pytest.mark.parametrize("name", TRAINING_FREE)

@@ -165,6 +165,16 @@ def test_an_unreadable_image_is_named(tmp_path, monkeypatch, capsys):
     assert saved_steps(tmp_path / "run") == []
 
 
+def test_another_place_or_another_source():
+    recipe = f"--config={ROOT / 'configs' / 'zegclip' / 'voc_inductive.py'}"
+    own = "--config.data.eval.source={'name': 'folder', 'images': 'photos'}"
+    data = command.parse(["main", recipe, own, "--config.data.train.source.root=sets"]).config.data
+    assert data.eval.source.to_dict() == dict(name="folder", images="photos")
+    assert data.train.source.to_dict() == dict(
+        name="voc", root="sets", split="trainaug", background="ignored"
+    )
+
+
 # --- Help and names ---------------------------------------------------------------------------
 
 

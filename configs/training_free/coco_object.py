@@ -33,5 +33,5 @@ CHANGES = {
 def get_config(method: str = "naclip") -> ConfigDict:
     """The recipe of one method."""
     family = common.family(method, METHODS)
-    source = common.validation("data/coco_object", 81)
+    source = dict(name="coco_stuff", root="data/coco_stuff164k", split="val", classes="things")
     return common.recipe(method, LABEL_SPACES[family], source, **CHANGES.get(family, {}))

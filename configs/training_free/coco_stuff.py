@@ -29,5 +29,5 @@ CHANGES = {
 def get_config(method: str = "naclip") -> ConfigDict:
     """The recipe of one method."""
     family = common.family(method, METHODS)
-    source = common.validation("data/coco_stuff164k", 171)
+    source = dict(name="coco_stuff", root="data/coco_stuff164k", split="val")
     return common.recipe(method, LABEL_SPACES[family], source, **CHANGES.get(family, {}))

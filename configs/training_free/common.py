@@ -71,11 +71,6 @@ def family(method: str, methods: tuple[str, ...]) -> str:
     return FAMILIES[method]
 
 
-def validation(root: str, num_classes: int, reduce_zero_label: bool = False) -> ConfigDict:
-    """Images in ``root/images/val``, label images of the same names in ``root/labels/val``."""
-    return common.folder(root, "val", num_classes, reduce_zero_label)
-
-
 def recipe(method: str, label_space: str, source: Mapping, **changes) -> ConfigDict:
     """A method by its authors' protocol on a data set.
 

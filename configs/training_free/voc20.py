@@ -29,5 +29,5 @@ CHANGES = {
 def get_config(method: str = "naclip") -> ConfigDict:
     """The recipe of one method."""
     family = common.family(method, METHODS)
-    source = common.validation("data/voc", 20, reduce_zero_label=True)
+    source = dict(name="voc", root="data/voc2012", split="val", background="ignored")
     return common.recipe(method, LABEL_SPACES[family], source, **CHANGES.get(family, {}))

@@ -31,5 +31,5 @@ CHANGES = {
 def get_config(method: str = "naclip") -> ConfigDict:
     """The recipe of one method."""
     family = common.family(method, METHODS)
-    source = common.validation("data/voc", 21)
+    source = dict(name="voc", root="data/voc2012", split="val", background="first")
     return common.recipe(method, LABEL_SPACES[family], source, **CHANGES.get(family, {}))

@@ -21,11 +21,11 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict(
         dict(
             train=dict(
-                source=common.folder("data/coco_stuff164k", "train", 171, reduce_zero_label=False),
+                source=dict(name="coco_stuff", root="data/coco_stuff164k", split="train"),
                 transforms=common.mmseg_transforms(),
             ),
             eval=dict(
-                source=common.folder("data/coco_stuff164k", "val", 171, reduce_zero_label=False),
+                source=dict(name="coco_stuff", root="data/coco_stuff164k", split="val"),
                 transforms=(),
             ),
         )

@@ -2,6 +2,7 @@
 
   python -m ovseg_jax.main --config configs/zegclip/voc_full.py
 
+SBD's labels are made once: ovseg prepare voc.
 Starts from CLIP ViT-B/16; all classes have masks. The upper bound of the other settings.
 Published (table 2 of the paper): 96.3 pAcc, 92.4 mIoU(S), 90.9 mIoU(U), 91.6 hIoU.
 16 pictures of 512 pixels per step, 20000 steps.
@@ -21,11 +22,13 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict(
         dict(
             train=dict(
-                source=common.folder("data/voc", "train", 20, reduce_zero_label=True),
+                source=dict(
+                    name="voc", root="data/voc2012", split="trainaug", background="ignored"
+                ),
                 transforms=common.mmseg_transforms(),
             ),
             eval=dict(
-                source=common.folder("data/voc", "val", 20, reduce_zero_label=True),
+                source=dict(name="voc", root="data/voc2012", split="val", background="ignored"),
                 transforms=(),
             ),
         )

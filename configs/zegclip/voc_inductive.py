@@ -2,6 +2,7 @@
 
   python -m ovseg_jax.main --config configs/zegclip/voc_inductive.py
 
+SBD's labels are made once: ovseg prepare voc.
 Starts from CLIP ViT-B/16; convert it once and name its folder in `pretrained`.
 Published (table 2 of the paper): 94.6 pAcc, 91.9 mIoU(S), 77.8 mIoU(U), 84.3 hIoU.
 16 pictures of 512 pixels per step, 20000 steps.
@@ -21,11 +22,13 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict(
         dict(
             train=dict(
-                source=common.folder("data/voc", "train", 20, reduce_zero_label=True),
+                source=dict(
+                    name="voc", root="data/voc2012", split="trainaug", background="ignored"
+                ),
                 transforms=common.mmseg_transforms(),
             ),
             eval=dict(
-                source=common.folder("data/voc", "val", 20, reduce_zero_label=True),
+                source=dict(name="voc", root="data/voc2012", split="val", background="ignored"),
                 transforms=(),
             ),
         )

@@ -2,6 +2,7 @@
 
   python -m ovseg_jax.main --config configs/zegclip/voc_transductive.py
 
+SBD's labels are made once: ovseg prepare voc.
 Starts from the inductive run stopped at 10000 steps (weights only); pixels of unseen classes
 are known to be unseen, which of them they show is guessed by the model itself.
 Published (table 2 of the paper): 96.2 pAcc, 92.3 mIoU(S), 89.9 mIoU(U), 91.1 hIoU.
@@ -22,11 +23,13 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict(
         dict(
             train=dict(
-                source=common.folder("data/voc", "train", 20, reduce_zero_label=True),
+                source=dict(
+                    name="voc", root="data/voc2012", split="trainaug", background="ignored"
+                ),
                 transforms=common.mmseg_transforms(),
             ),
             eval=dict(
-                source=common.folder("data/voc", "val", 20, reduce_zero_label=True),
+                source=dict(name="voc", root="data/voc2012", split="val", background="ignored"),
                 transforms=(),
             ),
         )
