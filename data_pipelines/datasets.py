@@ -21,6 +21,7 @@ class Dataset:
       folder: usual place below ``data/``.
       splits: published number of images of each.
       preparation: module of `data_pipelines.prepare` that makes and imitates the files.
+      episodes: whether an example asks for one class only, as few-shot protocols do.
     """
 
     title: str
@@ -29,6 +30,7 @@ class Dataset:
     folder: str
     splits: Mapping[str, int]
     preparation: str
+    episodes: bool = False
 
     def open(self, root: str, split: str):
         """The examples of a split; a `UserError` where files are missing."""
@@ -64,6 +66,7 @@ def _folds(
             folder=folder,
             splits={"train": train, "val": val},
             preparation=family,
+            episodes=True,
         )
         for fold, (train, val) in enumerate(counts)
     }
@@ -169,6 +172,7 @@ DATASETS = {
         folder="fss1000",
         splits={"train": 5200, "val": 2400, "test": 2400},
         preparation="fss1000",
+        episodes=True,
     ),
 }
 

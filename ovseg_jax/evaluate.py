@@ -83,8 +83,9 @@ def create_readout(name: str) -> Readout:
 def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "latest") -> dict:
     """Evaluates what a run folder holds; leaves ``result.json`` and ``report/`` in it.
 
-    With `config.eval.training_free` the dense read-out of the same CLIP, which saw no mask, is
-    evaluated too: what was there before training.
+    With `config.eval.dataset` it is evaluated on that data set, and they are called
+    ``result_<dataset>.json`` and ``report_<dataset>/``. With `config.eval.training_free` the dense
+    read-out of the same CLIP, which saw no mask, is evaluated too: what was there before training.
 
     Args:
       config: the whole recipe.
@@ -96,6 +97,8 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "lat
     """
     workdir = Path(workdir)
     model = models.load_run(config, workdir, checkpoint)
+    suffix = f"_{config.eval.dataset}" if config.eval.dataset else ""
+    config = models.on_dataset(config)
     result, shown = evaluate_model(config, model)
     result["protocol"]["checkpoint"] = choose_step(workdir, checkpoint)
     if warning := models.model_notes(workdir).get("warning"):
@@ -106,9 +109,9 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "lat
     if jax.process_index() == 0:
         space = load_label_space(config.vocabulary.label_space)
         names = space.unique_names
-        path = write_result(workdir, result)
+        path = write_result(workdir / f"result{suffix}.json", result)
         title = f"{config.system.name} on {config.vocabulary.label_space}"
-        page = write_report(workdir / "report", result, shown, names, space.unseen, title)
+        page = write_report(workdir / f"report{suffix}", result, shown, names, space.unseen, title)
         say(f"{summary_table(result)}\nfigures: {path}\npictures: {page}")
     return result
 
@@ -389,8 +392,8 @@ def _protocol(label_space: LabelSpace, protocol: Protocol) -> dict:
     }
 
 
-def write_result(workdir: str | Path, result: Mapping) -> Path:
-    """Writes ``result.json``, whole or not at all; NaN becomes null, as JSON has no NaN.
+def write_result(path: Path, result: Mapping) -> Path:
+    """Writes figures as JSON, whole or not at all; NaN becomes null, as JSON has no NaN.
 
     Returns:
       The path of the file.
@@ -398,7 +401,6 @@ def write_result(workdir: str | Path, result: Mapping) -> Path:
     Raises:
       UserError: the disk is full or the folder cannot be written.
     """
-    path = Path(workdir) / "result.json"
     text = json.dumps(_without_nan(result), indent=1, ensure_ascii=False, allow_nan=False)
     atomic_write(path, text.encode() + b"\n")
     return path

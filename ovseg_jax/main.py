@@ -17,6 +17,8 @@ USAGE = """Trains a system by a recipe and evaluates it.
   python -m ovseg_jax.main --config configs/shapes/zegclip.py
   python -m ovseg_jax.main --config configs/shapes/zegclip.py --mode eval
   python -m ovseg_jax.main --config configs/zegclip/voc_inductive.py --config.train.steps=100
+  python -m ovseg_jax.main --config configs/zegclip/coco_stuff_inductive.py --mode eval \
+    --config.eval.dataset=context59 --config.eval.root=data/pascal_context
 
 A run that was stopped resumes when the same command is given again.
 """
@@ -135,7 +137,8 @@ def main(argv: list[str]) -> None:
     if given.mode != "train":
         # A mistake in the evaluation should not wait until the training is over.
         evaluate.create_readout(config.eval.metrics)
-        models.create_loader(config, config.data.eval, config.eval.batch_size)
+        evaluated = models.on_dataset(config)
+        models.create_loader(evaluated, evaluated.data.eval, evaluated.eval.batch_size)
 
     def scores(model):
         result, _ = evaluate.evaluate_model(config, model)

@@ -243,6 +243,33 @@ def create_vocabulary(config: ConfigDict, model: Model, subset: str) -> Vocabula
 # --- Data ------------------------------------------------------------------------------------
 
 
+def on_dataset(config: ConfigDict) -> ConfigDict:
+    """A recipe with the pictures and the words of `config.eval.dataset`, if that names one.
+
+    Everything else stays: windows, templates, calibration, metrics. `config.eval.root` is where
+    the data set lies; '' = its usual folder below ``data/``.
+
+    Raises:
+      UserError: an unknown data set, or one that is evaluated by episodes.
+    """
+    if not config.eval.dataset:
+        return config
+    from data_pipelines.datasets import find_dataset
+
+    dataset = find_dataset(config.eval.dataset)
+    if dataset.episodes:
+        raise UserError(
+            f"{dataset.title} is evaluated by episodes of one class each; give another "
+            "config.eval.dataset."
+        )
+    config = ConfigDict(config.to_dict())
+    root = config.eval.root or f"data/{dataset.folder}"
+    source = dict(dataset.source, root=root, split="val")
+    config.data = ConfigDict(dict(eval=dict(source=source, transforms=())))
+    config.vocabulary.label_space = dataset.label_space
+    return config
+
+
 def create_loader(config: ConfigDict, data: ConfigDict, batch_size: int, **options):
     """The loader of one section of ``config.data`` (fields ``source`` and ``transforms``)."""
     from data_pipelines.loader import Loader

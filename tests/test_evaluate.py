@@ -1,13 +1,17 @@
 import itertools
 import json
 import math
+import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from fake_system import MEAN, NAMES, STD, color_model, color_vocabulary, scene
 from ml_collections import ConfigDict
 
+from data_pipelines.datasets import prepare
 from ovseg_jax import evaluate, files, models
 from ovseg_jax.errors import UserError
 from ovseg_jax.evaluate import (
@@ -139,11 +143,13 @@ def test_unknown_metrics():
 
 
 def test_result_file_is_json_without_nan_and_survives_a_full_disk(tmp_path, monkeypatch):
-    path = write_result(tmp_path, {"mIoU": float("nan"), "IoU": {"a": 1.5}, "names": ("a",)})
+    path = write_result(
+        tmp_path / "result.json", {"mIoU": float("nan"), "IoU": {"a": 1.5}, "names": ("a",)}
+    )
     assert json.loads(path.read_text()) == {"mIoU": None, "IoU": {"a": 1.5}, "names": ["a"]}
     monkeypatch.setattr(files.os, "fsync", full_disk)
     with pytest.raises(UserError, match="disk is full"):
-        write_result(tmp_path, {"mIoU": 3.0})
+        write_result(tmp_path / "result.json", {"mIoU": 3.0})
     assert json.loads(path.read_text())["mIoU"] is None
     assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
 
@@ -237,6 +243,7 @@ def run_config():
                 crop=32,
                 stride=16,
                 flip=False,
+                dataset="",
                 metrics="mmseg",
                 report_images=2,
                 training_free=True,
@@ -269,3 +276,19 @@ def test_the_digest_sees_every_change():
     assert digest(params) == digest(dict(reversed(params.items())))
     for changed in ({"c": params["b"]}, {"a": np.zeros((3, 1), np.float32)}, {"b": np.float32(1)}):
         assert digest(params | changed) != digest(params)
+
+
+def test_another_data_set_by_its_name(tiny_run, tmp_path):
+    workdir = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    prepare("voc", tmp_path / "voc", None, 2)
+    root = dict(eval__root=str(tmp_path / "voc"))
+    result = evaluate_run(tiny.config(eval__dataset="voc20", **root), workdir)
+    assert result["images"] == 2 and len(result["IoU"]) == 20 and "aeroplane" in result["IoU"]
+    assert result["protocol"]["data"]["name"] == "voc"
+    assert (workdir / "result_voc20.json").is_file()
+    assert (workdir / "report_voc20" / "index.html").is_file()
+    assert not (workdir / "result.json").exists()
+    with pytest.raises(UserError, match="did you mean 'voc2"):
+        evaluate_run(tiny.config(eval__dataset="voc2", **root), workdir)
+    with pytest.raises(UserError, match="is evaluated by episodes"):
+        evaluate_run(tiny.config(eval__dataset="pascal5i_0", **root), workdir)

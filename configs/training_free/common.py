@@ -152,6 +152,8 @@ def evaluation(**fields) -> ConfigDict:
             pamr_dilations=(8, 16),
             area=0.0,
             threshold=0.0,
+            dataset="",
+            root="",
             metrics="mmseg",
             report_images=24,
             training_free=False,
