@@ -3,7 +3,7 @@
 Networks are made tiny; data, words, windows, losses and optimizers are the recipe's. A part of the
 recipes runs by default, all of them with
 
-  OVSEG_ALL_TWINS=1 python -m pytest tests/test_twins.py
+  OVSEG_ALL_TWINS=1 python -m pytest tests/test_recipes_on_twins.py
 """
 
 import importlib
