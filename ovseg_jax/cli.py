@@ -427,9 +427,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     dataset = find_dataset(arguments.name)
     reports = examine(dataset, arguments.data, arguments.split, arguments.limit)
     for report in reports:
-        print(report.summary())
-    for report in reports:
-        print(report.histogram())
+        print(f"{report.summary()}\n{report.histogram()}")
     if arguments.output:
         save_overlays(dataset, arguments.data, reports, arguments.output)
         print(f"overlays in {arguments.output}")

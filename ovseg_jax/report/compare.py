@@ -11,6 +11,7 @@ from ovseg_jax.errors import UserError
 from ovseg_jax.tables import text_table
 
 _SUBJECT = ("system", "weights", "checkpoint")  # what is compared; the rest is how
+_PLACES = ("data.root",)  # a named data set may lie anywhere
 _GROUPS = ("retrieval", "zero_shot")
 _FIRST = ("mIoU", "mIoU_seen", "mIoU_unseen", "hIoU", "aAcc")
 _COUNTS = ("images", "pictures")
@@ -130,7 +131,8 @@ def class_table(runs: Sequence[Run]) -> str:
 
 def _protocol(run: Run) -> dict[str, Any]:
     fields = run.result["protocol"] | {"images": run.result["images"]}
-    return dict(_flat({key: value for key, value in fields.items() if key not in _SUBJECT}))
+    flat = _flat({key: value for key, value in fields.items() if key not in _SUBJECT})
+    return {key: value for key, value in flat if key not in _PLACES}
 
 
 def _flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -60,6 +60,11 @@ def test_what_is_compared_may_differ():
     assert differences(run(), other) == []
 
 
+def test_a_data_set_may_lie_anywhere():
+    here, there = (PROTOCOL | {"data": {"name": "voc", "root": root}} for root in ("a", "b"))
+    assert differences(run(protocol=here), run(protocol=there)) == []
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
