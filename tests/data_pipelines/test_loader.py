@@ -131,6 +131,20 @@ def test_evaluation_pass_is_padded_with_invalid_examples():
     assert_same([shares[3][-1]], [{key: value[-1:] for key, value in batches[-1].items()}])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 13, 101])
+@pytest.mark.parametrize("hosts", [1, 2, 3, 8])
+def test_every_example_is_evaluated_once_whoever_reads_it(count, hosts):
+    for read in (lambda one: list(one.epoch()), lambda one: list(one.examples())):
+        shares = [
+            read(loader(Numbers(count), 2 * hosts, shard=(host, hosts))) for host in range(hosts)
+        ]
+        assert len({len(share) for share in shares}) == 1  # or one host would wait for ever
+        parts = itertools.chain(*shares)
+        seen = [np.atleast_1d(part["number"])[np.atleast_1d(part["valid"])] for part in parts]
+        seen = np.concatenate(seen)
+        assert sorted(seen.tolist()) == list(range(count))
+
+
 def test_examples_of_any_size_in_order():
     examples = list(loader(Numbers(spread=3)).examples())
     assert [example["index"] for example in examples] == list(range(11))
