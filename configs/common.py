@@ -82,22 +82,23 @@ def shapes_eval(split: str = "test", size: int = 500) -> ConfigDict:
     )
 
 
+def evaluation(**fields) -> ConfigDict:
+    """The section `eval`: what recipes rarely change, and the fields of `inference.Protocol`."""
+    usual = dict(
+        batch_size=1,
+        flip=False,
+        dataset="",  # another data set than the recipe's, by its name in data_pipelines.datasets
+        root="",  # where that lies; '' = its usual folder below data/
+        metrics="mmseg",
+        report_images=24,
+        training_free=False,
+    )
+    return ConfigDict(usual | fields)
+
+
 def shapes_protocol(training_free: bool) -> ConfigDict:
     """One window for a picture of the embedded world, several for larger ones."""
-    return ConfigDict(
-        dict(
-            batch_size=50,
-            short_side=0,
-            crop=96,
-            stride=64,
-            flip=False,
-            dataset="",
-            root="",
-            metrics="mmseg",
-            report_images=24,
-            training_free=training_free,
-        )
-    )
+    return evaluation(batch_size=50, short_side=0, crop=96, stride=64, training_free=training_free)
 
 
 def vit_b16(image_size: int = 512) -> ConfigDict:
@@ -184,20 +185,7 @@ def deit_transforms(size: int = 224) -> tuple[dict, ...]:
 
 def slide_512() -> ConfigDict:
     """Windows of 512 pixels, 426 apart, of pictures whose short side is 512."""
-    return ConfigDict(
-        dict(
-            batch_size=1,
-            short_side=512,
-            crop=512,
-            stride=426,
-            flip=False,
-            dataset="",
-            root="",
-            metrics="mmseg",
-            report_images=24,
-            training_free=False,
-        )
-    )
+    return evaluation(short_side=512, crop=512, stride=426)
 
 
 def zegclip(setting: str, prompt_tokens: int, seen_only: bool) -> ConfigDict:

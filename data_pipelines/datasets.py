@@ -1,13 +1,12 @@
 """The data sets that are known by name: where they come from, their splits and their words."""
 
 import dataclasses
-import difflib
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.sources import create_source
-from ovseg_jax.errors import UserError
+from ovseg_jax.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +183,7 @@ def find_dataset(name: str) -> Dataset:
       UserError: there is none; names the nearest.
     """
     if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}; {_hint(name, DATASETS)}")
+        raise UserError(f"unknown data set {name!r}; {nearest(name, DATASETS)}")
     return DATASETS[name]
 
 
@@ -206,7 +205,7 @@ def prepare(name: str, output: Path, source: Path | None, twin: int | None) -> s
     families = dict.fromkeys(dataset.preparation for dataset in DATASETS.values())
     family = DATASETS[name].preparation if name in DATASETS else name
     if family not in families:
-        raise UserError(f"unknown data set {name!r}; {_hint(name, [*families, *DATASETS])}")
+        raise UserError(f"unknown data set {name!r}; {nearest(name, [*families, *DATASETS])}")
     module = importlib.import_module(f"data_pipelines.prepare.{family}")
     if twin is not None:
         if twin < 1:
@@ -218,8 +217,3 @@ def prepare(name: str, output: Path, source: Path | None, twin: int | None) -> s
             f"data_pipelines/sources/{family}.py"
         )
     return module.prepare(source, output)
-
-
-def _hint(word: str, known) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -108,7 +108,7 @@ def examine(
 def _examine_split(dataset: Dataset, source, split: str, limit: int | None) -> SplitReport:
     space = load_label_space(dataset.label_space)
     count = len(source)
-    chosen = np.unique(np.linspace(0, count - 1, min(limit or count, count)).astype(int))
+    chosen = _evenly(count, limit or count)
 
     def read(index: int):
         try:
@@ -124,7 +124,7 @@ def _examine_split(dataset: Dataset, source, split: str, limit: int | None) -> S
         ThreadPoolExecutor() as pool,
     ):
         found = []
-        for result in pool.map(read, chosen.tolist()):
+        for result in pool.map(read, chosen):
             found.append(result)
             bar.update()
     broken = [result for result in found if isinstance(result, UserError)]
@@ -146,6 +146,11 @@ def _examine_split(dataset: Dataset, source, split: str, limit: int | None) -> S
     expected = _expected(source, space) if len(chosen) == count else ()
     report.findings += _findings(dataset, report, broken, empty, expected)
     return report
+
+
+def _evenly(count: int, wanted: int) -> list[int]:
+    """Some of `count` indices, spread evenly; all of them if no fewer are wanted."""
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist()
 
 
 def _count(example: Mapping, space: LabelSpace) -> np.ndarray:
@@ -229,8 +234,8 @@ def glance(name: str, root: Path, examples: int = 16) -> str:
     lines = []
     for split in dataset.splits:
         source = dataset.open(str(root), split)
-        chosen = np.unique(np.linspace(0, len(source) - 1, examples).astype(int))
-        for index in chosen.tolist():
+        chosen = _evenly(len(source), examples)
+        for index in chosen:
             source[index]
         lines.append(f"{split}: {len(source)} examples, read {len(chosen)} of them")
     return "\n".join(lines)

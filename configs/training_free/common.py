@@ -142,22 +142,12 @@ def weights(method: str) -> str:
 
 def evaluation(**fields) -> ConfigDict:
     """The section `eval`; see `ovseg_jax.inference.Protocol`."""
-    fields = (
-        dict(
-            batch_size=1,
-            long_side=2048,
-            flip=False,
-            pad_patches=False,
-            pamr_steps=0,
-            pamr_dilations=(8, 16),
-            area=0.0,
-            threshold=0.0,
-            dataset="",
-            root="",
-            metrics="mmseg",
-            report_images=24,
-            training_free=False,
-        )
-        | fields
+    usual = dict(
+        long_side=2048,
+        pad_patches=False,
+        pamr_steps=0,
+        pamr_dilations=(8, 16),
+        area=0.0,
+        threshold=0.0,
     )
-    return ConfigDict(fields)
+    return common.evaluation(**usual | fields)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_pipelines.transforms.mmseg import Photometric, RandomCrop
 from data_pipelines.transforms.resize import Window, resize_antialiased, resize_nearest
-from data_pipelines.transforms.step import Example, Step
+from data_pipelines.transforms.step import Example, Step, check_choice
 from ovseg_jax.errors import UserError
 
 
@@ -62,11 +62,7 @@ class ResizeShortestEdge(Step):
 
     def __post_init__(self):
         """Raises UserError for an unknown rule."""
-        if self.label_rule not in LABEL_RULES:
-            raise UserError(
-                f"unknown label_rule {self.label_rule!r} of the transform 'resize_shortest_edge'; "
-                f"use one of {', '.join(LABEL_RULES)}"
-            )
+        check_choice("resize_shortest_edge", "label_rule", self.label_rule, LABEL_RULES)
 
     def draw(self, rng: np.random.Generator, example: Example) -> int:
         """A short edge."""

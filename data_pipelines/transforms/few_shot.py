@@ -12,8 +12,7 @@ import numpy as np
 
 from data_pipelines.transforms import pixels
 from data_pipelines.transforms.resize import resize_antialiased, resize_label
-from data_pipelines.transforms.step import PIXELS, Example, Step
-from ovseg_jax.errors import UserError
+from data_pipelines.transforms.step import PIXELS, Example, Step, check_choice
 
 # Fusioner's mean and standard deviation of pixels, RGB in 0..255. They are not CLIP's.
 FUSIONER_PASCAL = ((116.127, 109.599, 100.8525), (30.1155, 30.3195, 34.119))
@@ -42,11 +41,7 @@ class Resize(Step):
 
     def __post_init__(self):
         """Raises UserError for an unknown method."""
-        if self.method not in RESIZES:
-            raise UserError(
-                f"unknown method {self.method!r} of the transform 'resize'; use one of "
-                f"{', '.join(RESIZES)}"
-            )
+        check_choice("resize", "method", self.method, RESIZES)
 
     def apply(self, example: Example, drawn: Any) -> Example:
         """Resizes image and label."""

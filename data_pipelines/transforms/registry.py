@@ -1,13 +1,12 @@
 """The steps by the names that configs use, and their making from a config."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.transforms import captions, common, detectron2, few_shot, mmseg, randaugment
 from data_pipelines.transforms.step import Step
-from ovseg_jax.errors import UserError
+from ovseg_jax.errors import UserError, nearest
 
 STEPS: dict[str, type[Step]] = {
     "reduce_zero_label": common.ReduceZeroLabel,
@@ -59,7 +58,7 @@ def create_transforms(
 def _create_step(fields: dict[str, Any], tokenizer: Callable | None) -> Step:
     name = fields.pop("name", None)
     if name not in STEPS:
-        raise UserError(f"unknown transform {name!r}; {_nearest(str(name), list(STEPS))}")
+        raise UserError(f"unknown transform {name!r}; {nearest(str(name), STEPS)}")
     if name == "tokenize":
         if tokenizer is None:
             raise UserError("the transform 'tokenize' needs a tokenizer; give the model's")
@@ -70,18 +69,10 @@ def _create_step(fields: dict[str, Any], tokenizer: Callable | None) -> Step:
     known = {field.name: field for field in dataclasses.fields(STEPS[name])}
     for field in fields:
         if field not in known:
-            raise UserError(
-                f"the transform {name!r} has no field {field!r}; {_nearest(field, list(known))}"
-            )
+            hint = nearest(field, known) if known else "it takes none"
+            raise UserError(f"the transform {name!r} has no field {field!r}; {hint}")
     required = [key for key, field in known.items() if field.default is dataclasses.MISSING]
     missing = [key for key in required if key not in fields]
     if missing:
         raise UserError(f"the transform {name!r} lacks {', '.join(missing)}; give it in the config")
     return STEPS[name](**fields)
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known are {', '.join(known)}" if known else "it takes none"

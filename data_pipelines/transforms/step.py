@@ -1,7 +1,7 @@
 """What every transform is: a step that draws its random numbers, then applies them."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -41,4 +41,17 @@ def refuse_label(example: Example, name: str) -> None:
         raise UserError(
             f"the transform {name!r} would move the image away from its label; use it only with "
             "sources that have no labels"
+        )
+
+
+def check_choice(transform: str, field: str, value: str, options: Collection[str]) -> None:
+    """Guards a field that is one of a few words.
+
+    Raises:
+      UserError: it is none of them.
+    """
+    if value not in options:
+        raise UserError(
+            f"unknown {field} {value!r} of the transform {transform!r}; use one of "
+            f"{', '.join(options)}"
         )

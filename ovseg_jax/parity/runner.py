@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ovseg_jax.errors import UserError
+from ovseg_jax.tables import text_table
 
 # (system, kind) -> the function that compares.
 COMPARE = {
@@ -257,15 +258,12 @@ def compare_file(path: str | Path) -> list[Row]:
 
 def format_table(rows: Sequence[Row]) -> str:
     """The table of a file, one line per quantity."""
-    cells = [("quantity", "max abs", "max rel", "tolerance", "ok")]
+    cells = []
     for row in rows:
         ok = ("yes" if row.ok else "NO") + (f" ({row.note})" if row.note else "")
         cells.append((row.quantity, f"{row.max_abs:.2e}", f"{row.max_rel:.2e}", row.tolerance, ok))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )
+    header = ("quantity", "max abs", "max rel", "tolerance", "ok")
+    return text_table(header, cells, "lllll", between=" | ")
 
 
 def run(paths: Sequence[str | Path], say: Callable[[str], None] = print) -> bool:
