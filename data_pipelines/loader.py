@@ -9,6 +9,7 @@ import collections
 import functools
 import importlib.util
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +21,9 @@ from data_pipelines.transforms import Example, Transform
 from ovseg_jax.errors import UserError
 
 DRIVERS = ("auto", "threads", "tfdata")
+UNREADABLE = ("raise", "skip")
 _ENDLESS = 2**40  # steps; a number that tf.data can count to
+_PATIENCE = 100  # unreadable examples in a row after which it is not a matter of single files
 
 
 class Source(Protocol):
@@ -39,6 +42,14 @@ class Key(NamedTuple):
     epoch: int
     index: int
     valid: bool
+    replaceable: bool  # whether another may stand in where it cannot be read
+
+
+class Reading(NamedTuple):
+    """What a source gave."""
+
+    example: Example
+    index: int  # of the example, another than asked for where that could not be read
 
 
 class Loader:
@@ -62,6 +73,7 @@ class Loader:
         workers: int = 2,
         prefetch: int = 2,
         driver: str = "auto",
+        unreadable: str = "raise",
     ):
         """Sets up the loader; nothing is read yet.
 
@@ -78,9 +90,12 @@ class Loader:
           prefetch: batches made ahead.
           driver: 'threads', 'tfdata', or 'auto': tf.data where TensorFlow is installed. Both give
             the same batches.
+          unreadable: what becomes of an example that its source refuses to read, because a file is
+            missing or damaged: 'raise', or 'skip', which lists it in `skipped`. In training the
+            next one that can be read takes its place, in evaluation nothing does.
 
         Raises:
-          UserError: no examples, fewer than one batch, an indivisible batch or an unknown driver.
+          UserError: no examples, fewer than one batch, an indivisible batch or an unknown choice.
         """
         host, hosts = shard
         if len(source) == 0:
@@ -94,6 +109,10 @@ class Loader:
             )
         if driver not in DRIVERS:
             raise UserError(f"unknown driver {driver!r}; use one of {', '.join(DRIVERS)}")
+        if unreadable not in UNREADABLE:
+            raise UserError(
+                f"config.unreadable is {unreadable!r}; use one of {', '.join(UNREADABLE)}"
+            )
         if driver == "auto":
             driver = "tfdata" if importlib.util.find_spec("tensorflow") else "threads"
         # OpenCV's own threads would fight with the workers for the same cores.
@@ -108,6 +127,8 @@ class Loader:
         self.workers = max(workers, 1)
         self.prefetch = max(prefetch, 1)
         self.driver = driver
+        self.unreadable = unreadable
+        self.skipped: dict[int, str] = {}
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
     @property
@@ -159,9 +180,12 @@ class Loader:
           UserError: as the source and the steps raise.
           RuntimeError: any other failure, naming the example.
         """
+        return self._load(epoch, index).example
+
+    def _load(self, epoch: int, index: int) -> Reading:
         where = f"example {index}"
         try:
-            example = dict(self.source[index])
+            example, index = self._read(index)
             where = example.get("path", where)
             if "image" in example:
                 example.setdefault("size", np.array(example["image"].shape[:2], np.int32))
@@ -172,7 +196,24 @@ class Loader:
             raise
         except Exception as error:
             raise RuntimeError(f"cannot load {where}: {error}") from error
-        return example
+        return Reading(example, index)
+
+    def _read(self, index: int) -> Reading:
+        """The example, or the next readable one where unreadable ones are skipped."""
+        if self.unreadable == "raise":
+            return Reading(dict(self.source[index]), index)
+        following = [(index + step) % len(self.source) for step in range(_PATIENCE)]
+        for candidate in dict.fromkeys(following):
+            try:
+                return Reading(dict(self.source[candidate]), candidate)
+            except UserError as error:
+                if candidate not in self.skipped:
+                    self.skipped[candidate] = str(error)
+                    print(f"skipping example {candidate}: {error}", file=sys.stderr, flush=True)
+        raise UserError(
+            f"none of the {len(set(following))} examples from number {index} on can be read; the "
+            f"first: {self.skipped[index]}"
+        )
 
     @property
     def _share(self) -> int:
@@ -181,16 +222,20 @@ class Loader:
 
     def _single(self, position: int) -> Example:
         key = self._evaluation_key(position)
-        return self.load(key.epoch, key.index) | {"index": key.index, "valid": key.valid}
+        return self._make(key) | {"index": key.index}
+
+    def _make(self, key: Key) -> Example:
+        """The example of a key, and whether it counts."""
+        example, index = self._load(key.epoch, key.index)
+        return example | {"valid": key.valid and (key.replaceable or index == key.index)}
 
     def _arrays(self, key: Key) -> Example:
         """One example as it enters a batch."""
-        example = self.load(key.epoch, key.index)
-        arrays = {name: np.asarray(value) for name, value in example.items()}
+        arrays = {name: np.asarray(value) for name, value in self._make(key).items()}
         arrays = {name: value for name, value in arrays.items() if value.dtype.kind in "biuf"}
         if "label" in arrays:
             arrays["label"] = arrays["label"].astype(np.int32)
-        return arrays | {"valid": np.asarray(key.valid)}
+        return arrays
 
     def _rng(self, example: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=_philox_key(self.seed, example)))
@@ -206,11 +251,12 @@ class Loader:
         if self.drop_remainder:
             length = self.steps_per_epoch * self.batch_size
         epoch, place = divmod(position, length)
-        return Key(epoch, int(self._order(epoch)[place]) if self.shuffle else place, True)
+        index = int(self._order(epoch)[place]) if self.shuffle else place
+        return Key(epoch, index, valid=True, replaceable=True)
 
     def _evaluation_key(self, position: int) -> Key:
         last = len(self.source) - 1
-        return Key(0, min(position, last), position <= last)
+        return Key(0, min(position, last), valid=position <= last, replaceable=False)
 
     def _run(self, key_at: Callable[[int], Key], steps: range) -> Iterator[Example]:
         """Batches of the given steps; `key_at` tells the example at a position of the stream."""

@@ -285,5 +285,6 @@ def create_loader(config: ConfigDict, data: ConfigDict, batch_size: int, **optio
         batch_size,
         seed=config.seed,
         shard=(jax.process_index(), jax.process_count()),
+        unreadable=config.unreadable,
         **options,
     )

@@ -88,7 +88,7 @@ def check_same_run(workdir: Path, config: ConfigDict) -> None:
     """
 
     def recipe(values):
-        free = ("eval", "mesh", "tensorboard")
+        free = ("eval", "mesh", "tensorboard", "unreadable")
         train = {key: value for key, value in values["train"].items() if not is_free(key)}
         rest = {key: value for key, value in values.items() if key not in free}
         return rest | {"train": train, "data": values["data"]["train"]}
@@ -214,6 +214,8 @@ def train(
                 save_due = _due(number, config.train.checkpoint_every) or number == last
                 if log_due or save_due:
                     summary = {name: float(value) for name, value in scalars.items()}
+                    if loader.skipped:
+                        summary["unreadable"] = len(loader.skipped)
                     if not math.isfinite(summary["loss"]):
                         raise UserError(
                             f"the loss is {summary['loss']} at step {number}; start anew in "

@@ -13,8 +13,8 @@ from ovseg_jax.errors import UserError
 class Numbers:
     """Example i is an image full of i, 4 x (4 + i % spread) pixels."""
 
-    def __init__(self, length=11, spread=1, broken=None):
-        self.length, self.spread, self.broken = length, spread, broken
+    def __init__(self, length=11, spread=1, broken=None, damaged=()):
+        self.length, self.spread, self.broken, self.damaged = length, spread, broken, damaged
         self.read = []
 
     def __len__(self):
@@ -24,6 +24,8 @@ class Numbers:
         self.read.append(index)
         if index == self.broken:
             raise OSError("no such file")
+        if index in self.damaged:
+            raise UserError(f"file {index} is damaged")
         shape = (4, 4 + index % self.spread)
         return {
             "image": np.full((*shape, 3), index % 256, np.uint8),
@@ -160,6 +162,42 @@ def test_errors_name_the_example():
         list(loader(Numbers(broken=5)).epoch())
     with pytest.raises(UserError, match="different shapes"):
         list(loader(Numbers(spread=2)).epoch())
+
+
+def test_damaged_files_end_the_run_unless_told_otherwise():
+    with pytest.raises(UserError, match="file 3 is damaged"):
+        list(loader(Numbers(damaged=(3,))).epoch())
+    with pytest.raises(UserError, match="unreadable is 'ignore'"):
+        loader(unreadable="ignore")
+
+
+def test_skipped_files_are_replaced_in_training():
+    whole = take(loader(batch_size=1).batches(), 22)
+    ours = loader(Numbers(damaged=(3, 4, 10)), batch_size=1, unreadable="skip")
+    batches = take(ours.batches(), 22)
+    stand_ins = {3: 5, 4: 5, 10: 0}
+    wanted = [stand_ins.get(number, number) for number in numbers(whole)]
+    assert numbers(batches).tolist() == wanted and all(batch["valid"].all() for batch in batches)
+    assert ours.skipped == {index: f"file {index} is damaged" for index in stand_ins}
+    resumed = loader(Numbers(damaged=(3, 4, 10)), batch_size=1, unreadable="skip").batches(5)
+    assert_same(take(resumed, 17), batches[5:])
+    pairs = zip(batches, whole, strict=True)
+    untouched = [pair for pair in pairs if pair[1]["number"][0] not in stand_ins]
+    assert_same(*zip(*untouched, strict=True))
+
+
+def test_skipped_files_count_nowhere_in_evaluation():
+    for read in (lambda one: list(one.epoch()), lambda one: list(one.examples())):
+        ours = loader(Numbers(damaged=(0, 10)), unreadable="skip")
+        parts = read(ours)
+        seen = [np.atleast_1d(part["number"])[np.atleast_1d(part["valid"])] for part in parts]
+        assert np.concatenate(seen).tolist() == list(range(1, 10))
+        assert sorted(ours.skipped) == [0, 10]
+
+
+def test_a_data_set_of_damaged_files_is_an_error():
+    with pytest.raises(UserError, match="none of the 11 examples from number 0 on"):
+        next(loader(Numbers(damaged=range(11)), unreadable="skip").epoch())
 
 
 def test_leaving_early_stops_the_threads_and_reads_little_ahead():
