@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from ovseg_jax.errors import UserError
 from ovseg_jax.ops.images import normalize
@@ -34,6 +35,7 @@ from ovseg_jax.ops.pamr import pamr
 from ovseg_jax.ops.resize import apply_matrices, traced_matrices
 from ovseg_jax.ops.windows import num_windows, window_exists, window_starts
 from ovseg_jax.params import Flat, merge_model, split_model
+from ovseg_jax.pictures import shortest_edge_size
 from ovseg_jax.text.vocabulary import Vocabulary
 
 Pair = tuple[int, int]  # height, width
@@ -90,6 +92,8 @@ class Protocol:
       stride: pixels between two windows.
       flip: whether the softmax is averaged with that of the mirrored picture.
       long_side: bound on the longer side after resizing, which then decides; 0 = none.
+      antialias: whether pictures are resized as detectron2 does (PIL, which covers all pixels where
+        it shrinks, and its rounding of sizes) and not as mmsegmentation (OpenCV).
       patch: side of the patches of a network that takes any number of them. Pictures that are
         smaller than the window (all of them, if `crop` is 0) then go through at their own size, as
         in the references, and one program serves the sizes that hold as many patches. 1 fits
@@ -109,6 +113,7 @@ class Protocol:
     stride: int = 0
     flip: bool = False
     long_side: int = 0
+    antialias: bool = False
     patch: int = 0
     pad_patches: bool = False
     pamr_steps: int = 0
@@ -179,21 +184,33 @@ def lay_on_canvas(image: np.ndarray, protocol: Protocol) -> Canvas:
     """Resizes a picture on the host and pads it to the canvas of its windows.
 
     Args:
-      image: uint8 or float32 [H, W, 3].
+      image: uint8, or float32 unless resized with antialiasing, [H, W, 3].
       protocol: how to resize and which windows will be cut.
     """
-    import cv2
-
     original = image.shape[:2]
-    size = resized_size(original, protocol.short_side, protocol.long_side)
-    if size != original:
-        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    image = _resize(image, protocol)
+    size = image.shape[:2]
     shape = _canvas_shape(size, protocol)
     pixels = np.zeros((*shape, 3), image.dtype)
     pixels[: size[0], : size[1]] = image
     # Without resizing there is no way back either: labels are read off the canvas.
     label_shape = tuple(_round_up(n, _SIZE_BUCKET) for n in original)
     return Canvas(pixels, size, original, label_shape if protocol.short_side else shape)
+
+
+def _resize(image: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Bilinear to the size of the protocol."""
+    original = image.shape[:2]
+    if protocol.antialias and protocol.short_side:
+        size = shortest_edge_size(original, protocol.short_side, protocol.long_side or math.inf)
+        picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+        return np.asarray(picture)
+    size = resized_size(original, protocol.short_side, protocol.long_side)
+    if size == original:
+        return image
+    import cv2
+
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _canvas_shape(size: Pair, protocol: Protocol) -> Pair:

@@ -113,6 +113,25 @@ def resize_and_crop(
     return np.asarray(picture.convert("RGB"))
 
 
+def shortest_edge_size(size: tuple[int, int], short_edge: int, max_size: int) -> tuple[int, int]:
+    """Size of the same ratio with a given short edge, or less if the long one would exceed.
+
+    As detectron2 rounds it.
+
+    Args:
+      size: height and width.
+      short_edge: wanted length of the shorter side.
+      max_size: largest length of the longer side.
+    """
+    # Multiplied in the reference's order, for the last bit decides where a half is rounded.
+    scale = short_edge / min(size)
+    height, width = (short_edge if side == min(size) else scale * side for side in size)
+    if max(height, width) > max_size:
+        scale = max_size / max(height, width)
+        height, width = height * scale, width * scale
+    return int(height + 0.5), int(width + 0.5)
+
+
 def _from_pil(picture: Image.Image) -> np.ndarray:
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in _WIDE_MODES:

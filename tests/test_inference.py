@@ -10,6 +10,7 @@ import pytest
 from fake_system import color_model, color_vocabulary, scene
 from scipy.special import softmax
 
+from data_pipelines.transforms.detectron2 import ResizeShortestEdge
 from ovseg_jax import inference
 from ovseg_jax.errors import UserError
 from ovseg_jax.inference import (
@@ -138,6 +139,16 @@ def test_new_sizes_and_new_words_compile_nothing():
         segment_canvases(model, vocabulary, [canvas], protocol)
     segment_canvases(model, color_vocabulary(("white", "blue")), [canvas], protocol)
     assert compiled_segment._cache_size() == compiled
+
+
+def test_antialiased_canvases_are_those_of_detectron2():
+    image = np.random.default_rng(0).integers(0, 256, (90, 131, 3), np.uint8)
+    canvas = lay_on_canvas(image, Protocol(short_side=40, long_side=50, antialias=True))
+    step = ResizeShortestEdge((40,), 50)
+    expected = step.apply({"image": image}, 40)["image"]
+    assert canvas.size == expected.shape[:2] == (34, 50)
+    np.testing.assert_array_equal(canvas.pixels[:34, :50], expected)
+    assert canvas.pixels.shape == (64, 64, 3) and not canvas.pixels[34:].any()
 
 
 def test_resized_sizes_follow_mmcv():

@@ -15,23 +15,7 @@ from data_pipelines.transforms.mmseg import Photometric, RandomCrop
 from data_pipelines.transforms.resize import Window, resize_antialiased, resize_nearest
 from data_pipelines.transforms.step import Example, Step, check_choice
 from ovseg_jax.errors import UserError
-
-
-def shortest_edge_size(size: tuple[int, int], short_edge: int, max_size: int) -> tuple[int, int]:
-    """Size of the same ratio with a given short edge, or less if the long one would exceed.
-
-    Args:
-      size: height and width.
-      short_edge: wanted length of the shorter side.
-      max_size: largest length of the longer side.
-    """
-    # Multiplied in the reference's order, for the last bit decides where a half is rounded.
-    scale = short_edge / min(size)
-    height, width = (short_edge if side == min(size) else scale * side for side in size)
-    if max(height, width) > max_size:
-        scale = max_size / max(height, width)
-        height, width = height * scale, width * scale
-    return int(height + 0.5), int(width + 0.5)
+from ovseg_jax.pictures import shortest_edge_size
 
 
 def resize_label(label: np.ndarray, size: tuple[int, int], rule: str = "floor") -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from data_pipelines.transforms import common, detectron2, pixels
 from data_pipelines.transforms.resize import Window, resize_antialiased
 from ovseg_jax.parity.runner import Arrays, Quantity, exact, levels
+from ovseg_jax.pictures import shortest_edge_size
 
 
 def compare_mapper(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantity]:
@@ -22,9 +23,7 @@ def compare_mapper(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantit
     crop = detectron2.ResizeCrop(short_edges, meta["max_size"], (meta["crop"], meta["crop"]))
     pad = common.Pad((side, side), meta["image_pad"], meta["label_pad"])
     targets = detectron2.InstanceTargets(meta["num_classes"], meta["label_pad"])
-    size = detectron2.shortest_edge_size(
-        example["image"].shape[:2], meta["short_edge"], meta["max_size"]
-    )
+    size = shortest_edge_size(example["image"].shape[:2], meta["short_edge"], meta["max_size"])
     compared: dict[str, Quantity] = {}
     for variant, flipped in enumerate(meta["flip_of_variant"]):
         left, top, width, height = arrays[f"in/crop_x0_y0_w_h_{variant}"].tolist()
@@ -61,7 +60,7 @@ def compare_resize(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantit
     """Sizes by the short edge, images, and labels by both rules."""
     rows = arrays["out/shape_rows"].copy()
     for row in rows:
-        row[4:] = detectron2.shortest_edge_size(tuple(row[:2].tolist()), *row[2:4].tolist())
+        row[4:] = shortest_edge_size(tuple(row[:2].tolist()), *row[2:4].tolist())
     compared = {"out/shape_rows": exact(rows)}
     for key in (key for key in arrays if key.startswith("out/image_")):
         size, number = arrays[key].shape[:2], key.removeprefix("out/image_")

@@ -8,6 +8,7 @@ from data_pipelines.transforms import create_transforms, detectron2
 from data_pipelines.transforms.mmseg import RandomCrop
 from data_pipelines.transforms.resize import Window
 from ovseg_jax.errors import UserError
+from ovseg_jax.pictures import shortest_edge_size
 
 
 def example(height=48, width=64):
@@ -34,8 +35,8 @@ def test_resizing_and_cropping_at_once_equals_one_after_the_other():
 
 
 def test_the_long_side_is_limited():
-    assert detectron2.shortest_edge_size((100, 1000), 640, 2560) == (256, 2560)
-    assert detectron2.shortest_edge_size((333, 500), 640, 2560) == (640, 961)
+    assert shortest_edge_size((100, 1000), 640, 2560) == (256, 2560)
+    assert shortest_edge_size((333, 500), 640, 2560) == (640, 961)
 
 
 def test_jitter_keeps_the_ratio_and_stays_in_the_box():
