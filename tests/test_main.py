@@ -114,7 +114,7 @@ def test_mistakes_on_the_command_line(arguments, message, tmp_path, monkeypatch,
         ({"pretrained": "models/nowhere"}, "no model folder at models/nowhere"),
         (
             {"vocabulary__label_space": "shape"},
-            "unknown label space 'shape', did you mean 'shapes'",
+            "did you mean 'shapes'",
         ),
         ({"vocabulary__templates": "shape"}, "shape"),
         ({"data__eval__source__split": "tests"}, "unknown split 'tests'"),

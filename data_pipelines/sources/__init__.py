@@ -1,11 +1,10 @@
 """Sources of examples, by name."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
 
-from ovseg_jax.errors import UserError
+from ovseg_jax.errors import UserError, nearest
 
 # Imported when asked for, so that one source's needs are not everyone's.
 SOURCES = {
@@ -38,13 +37,13 @@ def create_source(config: Mapping):
     arguments = dict(config)
     name = arguments.pop("name", None)
     if name not in SOURCES:
-        raise UserError(f"unknown data source {name!r}{_hint(str(name), SOURCES)}")
+        raise UserError(f"unknown data source {name!r}; {nearest(str(name), SOURCES)}")
     module, attribute = SOURCES[name].split(":")
     source = getattr(importlib.import_module(module), attribute)
     parameters = inspect.signature(source).parameters
     for key in arguments:
         if key not in parameters:
-            raise UserError(f"data source {name!r} takes no {key!r}{_hint(key, parameters)}")
+            raise UserError(f"data source {name!r} takes no {key!r}; {nearest(key, parameters)}")
     missing = [
         key
         for key, parameter in parameters.items()
@@ -53,10 +52,3 @@ def create_source(config: Mapping):
     if missing:
         raise UserError(f"data source {name!r} needs {', '.join(map(repr, missing))}")
     return source(**arguments)
-
-
-def _hint(word: str, known) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    if near:
-        return f", did you mean {near[0]!r}?"
-    return f", use one of {', '.join(sorted(known))}"

@@ -19,8 +19,8 @@ class Pair(NamedTuple):
     """Files of one example."""
 
     name: str
-    image: Path
-    label: Path | None = None
+    image: Path | str
+    label: Path | str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class LabelTable:
         table[list(classes)] = list(classes.values())
         return cls(table, remedy)
 
-    def __call__(self, label: np.ndarray, path: Path) -> np.ndarray:
+    def __call__(self, label: np.ndarray, path: Path | str) -> np.ndarray:
         """Stored values [H, W] -> classes, uint8 where those of 8-bit labels fit, else int32.
 
         Raises:
@@ -68,7 +68,7 @@ class LabelTable:
         table = self.classes[:256]
         return table.astype(np.uint8 if table.max() <= 255 else np.int32)
 
-    def _refuse(self, value: int, path: Path) -> None:
+    def _refuse(self, value: int, path: Path | str) -> None:
         raise UserError(f"the label {str(path)!r} has the value {int(value)}, but {self.remedy}")
 
 
@@ -126,7 +126,7 @@ def _size(array: np.ndarray) -> str:
     return f"{array.shape[1]}x{array.shape[0]}"
 
 
-def _as_stored(path: Path, label_path: Path, label: np.ndarray) -> np.ndarray:
+def _as_stored(path: Path | str, label_path: Path | str, label: np.ndarray) -> np.ndarray:
     image = read_image(path, oriented=False)
     if label.shape != image.shape[:2]:
         raise UserError(
@@ -152,7 +152,7 @@ class LabelledImages:
         self,
         pairs: Sequence[Pair],
         table: LabelTable,
-        decode: Callable[[Path], np.ndarray] = read_label,
+        decode: Callable[[Path | str], np.ndarray] = read_label,
     ):
         """Takes the files; nothing is decoded yet.
 

@@ -1,12 +1,11 @@
 """Systems: networks composed, with their loss, their prediction and what trains."""
 
-import difflib
 import importlib
 
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ovseg_jax.errors import UserError
+from ovseg_jax.errors import UserError, nearest
 
 SYSTEMS = {
     "clip": "ovseg_jax.systems.clip:create",
@@ -23,9 +22,6 @@ def create_system(config: ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
     """
     name = config.system.name
     if name not in SYSTEMS:
-        near = difflib.get_close_matches(str(name), SYSTEMS, n=1, cutoff=0.0)[0]
-        raise UserError(
-            f"unknown system {name!r}; did you mean {near!r}? Known: {', '.join(sorted(SYSTEMS))}."
-        )
+        raise UserError(f"unknown system {name!r}; {nearest(str(name), SYSTEMS)}")
     module, function = SYSTEMS[name].split(":")
     return getattr(importlib.import_module(module), function)(config, rngs)

@@ -5,7 +5,6 @@ how windows, synonyms and background are treated is part of the protocol (`infer
 """
 
 import dataclasses
-import difflib
 import inspect
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ovseg_jax.errors import UserError
+from ovseg_jax.errors import UserError, nearest
 from ovseg_jax.networks.clip import CLIP, CLIPConfig, encode_prompts, normalize
 from ovseg_jax.networks.clip_resnet import ResNetConfig
 from ovseg_jax.networks.training_free import (
@@ -51,10 +50,9 @@ class TrainingFreeConfig:
 
     def __post_init__(self):
         if self.method not in METHODS:
-            near = difflib.get_close_matches(str(self.method), METHODS, n=1, cutoff=0.0)[0]
             raise UserError(
-                f"unknown method {self.method!r} of training_free, did you mean {near!r}? "
-                f"Known: {', '.join(METHODS)}."
+                f"unknown method {self.method!r} of training_free; "
+                f"{nearest(str(self.method), METHODS)}"
             )
         if (self.method == "proxyclip") != (self.proxy is not None):
             verb = "needs" if self.proxy is None else "has no use for"

@@ -5,7 +5,6 @@ depend on the exact strings.
 """
 
 import dataclasses
-import difflib
 import itertools
 import json
 import re
@@ -14,7 +13,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovseg_jax.errors import UserError
+from ovseg_jax.errors import UserError, nearest
 from ovseg_jax.text.label_space_check import KINDS, check_content
 
 _FOLDER = Path(__file__).parent / "label_spaces"
@@ -142,10 +141,10 @@ def load_label_space(name_or_path: str | Path) -> LabelSpace:
         return _from_json(json.loads(packaged.read_text(encoding="utf-8")), packaged.stem)
     path = Path(name_or_path)
     if path.suffix != ".json":
-        near = difflib.get_close_matches(str(name_or_path), label_space_names(), 1, cutoff=0.0)
+        name = str(name_or_path)
         raise UserError(
-            f"unknown label space {str(name_or_path)!r}, did you mean {near[0]!r}? "
-            "A file of your own ends in .json"
+            f"unknown label space {name!r} (a file of your own ends in .json); "
+            f"{nearest(name, label_space_names())}"
         )
     content = _read_json(path)
     check_content(content, repr(str(path)))

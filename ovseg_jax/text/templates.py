@@ -1,11 +1,10 @@
 """Prompt templates by name, kept as published (odd punctuation and capitals included)."""
 
-import difflib
 import functools
 import json
 from pathlib import Path
 
-from ovseg_jax.errors import UserError
+from ovseg_jax.errors import UserError, nearest
 
 # Second names of lists in templates.json: ZegCLIP's own terms, and that of the embedded world.
 ALIASES = {
@@ -41,10 +40,9 @@ def load_templates(name: str) -> tuple[str, ...]:
         return (name,)
     key = ALIASES.get(name, name)
     if key not in _packaged():
-        near = difflib.get_close_matches(name, template_names(), n=1, cutoff=0.0)
         raise UserError(
-            f"unknown templates {name!r}, did you mean {near[0]!r}? "
-            "A template of your own has a {} where the name goes"
+            f"unknown templates {name!r} (one of your own has a {{}} where the name goes); "
+            f"{nearest(name, template_names())}"
         )
     return tuple(_packaged()[key])
 

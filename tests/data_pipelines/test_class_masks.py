@@ -88,7 +88,8 @@ def test_episodes_of_coco_are_lsegs(fold, coco, golden):
     with np.load(golden / "lseg" / "coco_episodes.npz") as recorded:
         np.testing.assert_array_equal(source.class_ids, recorded[f"out/shot0_fold{fold}_class"])
         images = recorded[f"out/shot0_fold{fold}_query_id"]
-    assert [pair.image.stem for pair in source.pairs] == [f"COCO_val2014_{i:012d}" for i in images]
+    files = [Path(pair.image).name for pair in source.pairs]
+    assert files == [f"COCO_val2014_{i:012d}.jpg" for i in images]
 
 
 def test_fusioner_takes_the_first_thousand(coco):
