@@ -125,7 +125,7 @@ def mmseg_transforms(crop: int = 512, box: tuple[int, int] = (2048, 512)) -> tup
     )
 
 
-def maskformer_transforms(crop: int = 640, max_size: int = 2560, max_masks: int = 64) -> tuple:
+def maskformer_transforms(crop: int = 640, max_size: int = 2560, max_classes: int = 64) -> tuple:
     """Augmentation and targets of MaskFormer, zsseg and SAN."""
     return (
         dict(
@@ -137,17 +137,17 @@ def maskformer_transforms(crop: int = 640, max_size: int = 2560, max_masks: int 
         dict(name="color_ssd"),
         dict(name="flip", probability=0.5),
         dict(name="pad", size=(crop, crop), image_value=128),
-        dict(name="instance_targets", max_masks=max_masks),
+        dict(name="present_classes", max_classes=max_classes),
     )
 
 
-def lsj_transforms(crop: int = 1024, max_masks: int = 64) -> tuple[dict, ...]:
+def lsj_transforms(crop: int = 1024, max_classes: int = 64) -> tuple[dict, ...]:
     """Large scale jittering of FC-CLIP."""
     return (
         dict(name="flip", probability=0.5),
         dict(name="large_scale_jitter", size=(crop, crop), scale=(0.1, 2.0)),
         dict(name="pad", size=(crop, crop), image_value=128),
-        dict(name="instance_targets", max_masks=max_masks),
+        dict(name="present_classes", max_classes=max_classes),
     )
 
 

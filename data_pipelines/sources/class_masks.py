@@ -32,7 +32,7 @@ class ClassMasks(LabelledImages):
         class_ids: np.ndarray,
         marks: np.ndarray,
         table: LabelTable,
-        decode: Callable[[Path], np.ndarray] = read_label,
+        decode: Callable[[Path | str], np.ndarray] = read_label,
     ):
         """Takes the files; nothing is decoded yet.
 

@@ -1,8 +1,8 @@
 """Steps of detectron2's mappers, as MaskFormer and its successors set them up.
 
 The recipe of MaskFormer, zsseg and SAN is `resize_crop`, `color_ssd`, `flip`, `pad` with the image
-value 128 (to the mapper's size divisibility) and `instance_targets`; FC-CLIP's is `flip`,
-`large_scale_jitter`, `pad`, `instance_targets`. Test pictures take `resize_shortest_edge`.
+value 128 (to the mapper's size divisibility) and `present_classes`; FC-CLIP's is `flip`,
+`large_scale_jitter`, `pad`, `present_classes`. Test pictures take `resize_shortest_edge`.
 """
 
 import dataclasses
@@ -148,35 +148,33 @@ class ColorSSD(Photometric):
 
 
 @dataclasses.dataclass(frozen=True)
-class InstanceTargets(Step):
-    """Adds one mask per class of the label: `masks` bool [K, H, W] and `classes` int32 [K].
+class PresentClasses(Step):
+    """Lists the classes of the label: `classes` int32 [K], ascending, -1 where rows are left over.
 
-    Classes ascend; rows left over have the class -1 and an empty mask.
+    Their masks, MaskFormer's targets, are made of the label on the device (`ops.masks`): they
+    would be most of a batch.
 
     Attributes:
-      max_masks: K.
+      max_classes: K.
       ignore_label: label that is no class.
     """
 
-    max_masks: int = 64
+    max_classes: int = 64
     ignore_label: int = 255
 
     def apply(self, example: Example, drawn: Any) -> Example:
-        """Adds masks and classes; the label stays.
+        """Adds the classes; the label stays.
 
         Raises:
-          UserError: the label has more classes than `max_masks`.
+          UserError: the label has more classes than `max_classes`.
         """
-        label = example["label"]
-        present = np.flatnonzero(np.bincount(label.ravel()))
-        present = present[present != self.ignore_label].astype(label.dtype)
-        if len(present) > self.max_masks:
+        present = np.flatnonzero(np.bincount(example["label"].ravel()))
+        present = present[present != self.ignore_label]
+        if len(present) > self.max_classes:
             raise UserError(
-                f"a label has {len(present)} classes, more than max_masks={self.max_masks} of the "
-                "transform 'instance_targets'; set max_masks to the classes of the data set"
+                f"a label has {len(present)} classes, more than max_classes={self.max_classes} of "
+                "the transform 'present_classes'; set that to the classes of the data set"
             )
-        classes = np.full(self.max_masks, -1, np.int32)
+        classes = np.full(self.max_classes, -1, np.int32)
         classes[: len(present)] = present
-        masks = np.zeros((self.max_masks, *label.shape), bool)
-        np.equal(label, present[:, None, None], out=masks[: len(present)])
-        return example | {"masks": masks, "classes": classes}
+        return example | {"classes": classes}

@@ -24,7 +24,7 @@ STEPS: dict[str, type[Step]] = {
     "resize_crop": detectron2.ResizeCrop,
     "large_scale_jitter": detectron2.LargeScaleJitter,
     "color_ssd": detectron2.ColorSSD,
-    "instance_targets": detectron2.InstanceTargets,
+    "present_classes": detectron2.PresentClasses,
     "resize": few_shot.Resize,
     "color_jitter": few_shot.ColorJitter,
     "gaussian_noise": few_shot.GaussianNoise,

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipelines.transforms import common, detectron2, pixels
 from data_pipelines.transforms.resize import Window, resize_antialiased
+from ovseg_jax.ops.masks import region_masks
 from ovseg_jax.parity.runner import Arrays, Quantity, exact, levels
 from ovseg_jax.pictures import shortest_edge_size
 
@@ -22,7 +23,7 @@ def compare_mapper(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantit
     side, short_edges = meta["size_divisibility"], (meta["short_edge"],)
     crop = detectron2.ResizeCrop(short_edges, meta["max_size"], (meta["crop"], meta["crop"]))
     pad = common.Pad((side, side), meta["image_pad"], meta["label_pad"])
-    targets = detectron2.InstanceTargets(meta["num_classes"], meta["label_pad"])
+    targets = detectron2.PresentClasses(meta["num_classes"], meta["label_pad"])
     size = shortest_edge_size(example["image"].shape[:2], meta["short_edge"], meta["max_size"])
     compared: dict[str, Quantity] = {}
     for variant, flipped in enumerate(meta["flip_of_variant"]):
@@ -30,12 +31,13 @@ def compare_mapper(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantit
         ours = crop.apply(example, detectron2.Cutout(size, Window(top, left, height, width)))
         ours = common.Flip().apply(ours, bool(flipped))
         ours = targets.apply(pad.apply(ours, None), None)
+        masks = np.asarray(region_masks(ours["label"][None], ours["classes"][None])[0])
         present = ours["classes"] >= 0
         compared |= {
             f"out/image_{variant}": levels(ours["image"].transpose(2, 0, 1)),
             f"out/sem_seg_{variant}": exact(ours["label"]),
             f"out/gt_classes_{variant}": exact(ours["classes"][present]),
-            f"out/gt_masks_{variant}": exact(ours["masks"][present]),
+            f"out/gt_masks_{variant}": exact(masks[present]),
         }
     test = detectron2.ResizeShortestEdge(short_edges, meta["max_size"], label_rule="keep")
     image = test.apply(example, meta["short_edge"])["image"]

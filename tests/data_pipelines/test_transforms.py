@@ -24,7 +24,7 @@ SPECS = {
     "resize_crop": {"short_edges": (24, 60), "size": (32, 24), "single_category_max_area": 0.3},
     "large_scale_jitter": {"size": (32, 24)},
     "color_ssd": {},
-    "instance_targets": {"max_masks": 5},
+    "present_classes": {"max_classes": 5},
     "resize": {"size": (30, 20)},
     "color_jitter": {},
     "gaussian_noise": {},
@@ -35,7 +35,7 @@ SPECS = {
     "random_erasing": {"probability": 1.0},
     "rand_augment": {"operations": 4},
 }
-NEED_LABEL = {"reduce_zero_label", "select", "instance_targets"}
+NEED_LABEL = {"reduce_zero_label", "select", "present_classes"}
 REFUSE_LABEL = {"center_crop", "rand_augment"}
 WARPS = {"random_affine", "shift_scale_rotate"}
 

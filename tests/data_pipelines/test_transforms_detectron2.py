@@ -63,19 +63,17 @@ def test_a_picture_that_shrinks_to_nothing_keeps_a_pixel():
     assert drawn.window == Window(0, 0, 1, 3)
 
 
-def test_targets_are_one_mask_per_class():
+def test_classes_are_listed_in_order():
     label = np.array([[3, 3, 255], [0, 255, 3]], np.uint8)
-    targets = detectron2.InstanceTargets(max_masks=3).apply({"label": label}, None)
-    assert targets["classes"].tolist() == [0, 3, -1] and targets["classes"].dtype == np.int32
-    assert targets["masks"].dtype == bool
-    np.testing.assert_array_equal(targets["masks"], [label == 0, label == 3, label < 0])
-    nothing = detectron2.InstanceTargets(3).apply({"label": np.full((2, 2), 255, np.uint8)}, None)
-    assert (nothing["classes"] == -1).all() and not nothing["masks"].any()
+    step = detectron2.PresentClasses(max_classes=3)
+    classes = step.apply({"label": label}, None)["classes"]
+    assert classes.tolist() == [0, 3, -1] and classes.dtype == np.int32
+    assert step.apply({"label": np.full((2, 2), 255, np.uint8)}, None)["classes"].max() == -1
 
 
-def test_more_classes_than_masks_are_an_error():
-    with pytest.raises(UserError, match="has 5 classes, more than max_masks=4"):
-        detectron2.InstanceTargets(4)(example(), np.random.default_rng(0))
+def test_more_classes_than_rows_are_an_error():
+    with pytest.raises(UserError, match="has 5 classes, more than max_classes=4"):
+        detectron2.PresentClasses(4)(example(), np.random.default_rng(0))
 
 
 def test_the_hue_can_reach_its_largest_shift():
@@ -90,14 +88,11 @@ def test_a_recipe_makes_batches():
         {"name": "color_ssd"},
         {"name": "flip"},
         {"name": "pad", "size": (40, 40), "image_value": 128},
-        {"name": "instance_targets", "max_masks": 6},
+        {"name": "present_classes", "max_classes": 6},
     ]
     loader = Loader([example(), example(64, 48)], create_transforms(specs), 2, driver="threads")
     batch = next(loader.batches())
     assert batch["image"].shape == (2, 40, 40, 3) and batch["image"].dtype == np.uint8
-    assert batch["masks"].shape == (2, 6, 40, 40) and batch["classes"].shape == (2, 6)
-    for label, masks, classes in zip(batch["label"], batch["masks"], batch["classes"], strict=True):
-        painted = np.full(label.shape, 255)
-        for mask, number in zip(masks, classes, strict=True):
-            painted[mask] = number
-        np.testing.assert_array_equal(painted, label)
+    for label, classes in zip(batch["label"], batch["classes"], strict=True):
+        assert classes.shape == (6,)
+        assert set(classes[classes >= 0]) == set(np.unique(label)) - {255}
