@@ -61,9 +61,9 @@ class _State(NamedTuple):
       base: length of the path to `scanned`, less the dual variable of that row.
       distance: [C], length of the shortest path to each column.
       parent: [C], the row before a column on that path.
-      visited: bool [C], columns whose path is final.
-      order: [C], place of a column in SciPy's list of the others, which decides about ties.
-      dual: [C], dual variables of the columns. Those of an assigned row needs no memory: its edge
+      order: [C], place in SciPy's list of the columns whose path is not final, which decides about
+        ties; negative for the others.
+      dual: [C], dual variables of the columns. That of an assigned row follows from its edge, which
         is tight.
       row_of: [C], the row that a column is assigned to.
       column_of: [R], the inverse.
@@ -75,7 +75,6 @@ class _State(NamedTuple):
     base: _Number
     distance: _Number
     parent: jax.Array
-    visited: jax.Array
     order: jax.Array
     dual: _Number
     row_of: jax.Array
@@ -91,55 +90,53 @@ def _seek(state: _State, row: jax.Array, columns: jax.Array) -> _State:
         scanned=row,
         base=_exactly(0.0),
         distance=_exactly(jnp.full(count, jnp.inf)),
-        visited=jnp.zeros(count, bool),
         order=columns - 1 - jnp.arange(count),  # SciPy's list begins with the last column
         end=jnp.int32(NOBODY),
     )
 
 
-def _nearest_column(state: _State, open_: jax.Array) -> tuple[jax.Array, _Number]:
-    """The open column with the shortest path, and its length (infinite if none is reached).
+def _nearest_column(state: _State) -> tuple[jax.Array, _Number]:
+    """The listed column with the shortest path, and its length (infinite if none is reached).
 
     Of equally near columns the last free one of the list wins, otherwise the first of the list.
     """
-    high = jnp.where(open_, state.distance.high, jnp.inf)
+    listed = state.order >= 0
+    high = jnp.where(listed, state.distance.high, jnp.inf)
     nearest = high.min()
-    low = jnp.where(open_ & (high == nearest), state.distance.low, jnp.inf)
+    low = jnp.where(high == nearest, state.distance.low, jnp.inf)
     length = _Number(nearest, low.min())
-    equal = low == length.low
+    equal = listed & (low == length.low)
     count = len(high)
     rank = jnp.where(state.row_of == NOBODY, count + state.order, -state.order)
-    return jnp.where(equal, rank, -count - 1).argmax(), length
+    return jnp.where(equal, rank, -count).argmax(), length
 
 
 def _scan(state: _State, cost: jax.Array, columns: jax.Array) -> tuple[_State, jax.Array]:
     """Looks at the edges of a row and takes the nearest column; whether there is one."""
-    count = cost.shape[1]
-    index = jnp.arange(count)
-    open_ = ~state.visited & (index < columns)
+    index = jnp.arange(cost.shape[1])
     edges = cost[state.scanned]
     length = _subtract(_add(state.base, _exactly(edges)), state.dual)
-    better = open_ & jnp.isfinite(edges) & _less(length, state.distance)
+    better = (state.order >= 0) & jnp.isfinite(edges) & _less(length, state.distance)
     state = state._replace(
         distance=_where(better, length, state.distance),
         parent=jnp.where(better, state.scanned, state.parent),
     )
-    column, nearest = _nearest_column(state, open_)
-    found = jnp.isfinite(nearest.high)
+    column, nearest = _nearest_column(state)
     # SciPy fills the gap in its list with the last entry.
-    last = columns - 1 - state.visited.sum(dtype=jnp.int32)
-    order = jnp.where(state.order == last, state.order[column], state.order)
-    visited = state.visited | ((index == column) & found)
+    last = state.order == state.order.max()
+    order = jnp.where(last, state.order[column], state.order)
+    order = jnp.where(index == column, NOBODY, order)
     owner = state.row_of[column]
     tight = _subtract(_exactly(cost[owner, column]), jax.tree.map(lambda x: x[column], state.dual))
+    found = jnp.isfinite(nearest.high)
     at_end = found & (owner == NOBODY)
+    final = (order < 0) & (index < columns)
     shift = _subtract(nearest, state.distance)
     return state._replace(
-        visited=visited,
         order=order,
         scanned=owner,
         base=_subtract(nearest, tight),
-        dual=_where(at_end & visited, _subtract(state.dual, shift), state.dual),
+        dual=_where(at_end & final, _subtract(state.dual, shift), state.dual),
         end=jnp.where(at_end, column.astype(jnp.int32), NOBODY),
     ), found
 
@@ -180,7 +177,6 @@ def _assign_rows(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> _State
         base=_exactly(0.0),
         distance=_exactly(jnp.full(count, jnp.inf)),
         parent=nobody,
-        visited=jnp.zeros(count, bool),
         order=nobody,
         dual=_exactly(jnp.zeros(count)),
         row_of=nobody,
