@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ovseg_jax.losses.dice import dice_from_sums
-from ovseg_jax.losses.pixel_sums import FOCAL_ALPHA
+from ovseg_jax.losses.pixel_sums import FOCAL_ALPHA, logistic
 from ovseg_jax.ops.assignment import assign
 from ovseg_jax.ops.resize import take_nearest
 
@@ -40,9 +40,9 @@ def mask_costs(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Ar
     Returns:
       The mean focal loss and the dice loss, each float32 [..., Q, K].
     """
-    hit, miss = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
-    inside = FOCAL_ALPHA * miss**2 * jax.nn.softplus(-logits)
-    outside = (1.0 - FOCAL_ALPHA) * hit**2 * jax.nn.softplus(logits)
+    hit, miss, outside_ce = logistic(logits)
+    inside = FOCAL_ALPHA * miss**2 * (outside_ce - logits)  # softplus(-x) = softplus(x) - x
+    outside = (1.0 - FOCAL_ALPHA) * hit**2 * outside_ce
     # A pixel adds `outside`, but `inside` where the target is: one product instead of two.
     focal = _pixel_products(inside - outside, targets) + outside.sum(-1)[..., None]
     overlap = _pixel_products(hit, targets)

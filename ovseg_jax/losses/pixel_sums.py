@@ -13,14 +13,20 @@ def upsample(masks: jax.Array, size: tuple[int, int]) -> jax.Array:
     return resize(masks[..., None], size)[..., 0]
 
 
+def logistic(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """σ(x), σ(-x) without cancellation, and softplus(x), from one exponential."""
+    small = jnp.exp(-jnp.abs(x))
+    larger = 1.0 / (1.0 + small)
+    positive = x > 0
+    rising = jnp.where(positive, larger, small * larger)
+    falling = jnp.where(positive, small * larger, larger)
+    return rising, falling, jnp.maximum(x, 0.0) + jnp.log1p(small)
+
+
 def _pixel_values(full: jax.Array, target: jax.Array, valid: jax.Array | None):
     """Focal loss and sigmoid of every pixel, and their derivatives by the logit."""
     wrong = jnp.where(target, -full, full)  # 1 - p_t = sigmoid(wrong), ce = softplus(wrong)
-    small = jnp.exp(-jnp.abs(wrong))
-    larger = 1.0 / (1.0 + small)
-    miss = jnp.where(wrong > 0, larger, small * larger)  # 1 - p_t, without cancellation
-    hit = jnp.where(wrong > 0, small * larger, larger)
-    ce = jnp.maximum(wrong, 0.0) + jnp.log1p(small)
+    miss, hit, ce = logistic(wrong)
     mask = 1.0 if valid is None else valid
     weight = jnp.where(target, FOCAL_ALPHA, 1.0 - FOCAL_ALPHA) * mask
     focal = weight * ce * miss**2
