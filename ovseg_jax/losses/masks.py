@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from ovseg_jax.losses.dice import dice_from_sums
-from ovseg_jax.ops.resize import resize
+from ovseg_jax.losses.pixel_sums import pixel_sums, upsample
 
-FOCAL_ALPHA = 0.25  # weight of positive pixels; gamma is 2 (Lin et al., "Focal Loss", 2017)
 NO_CLASS = -2  # a pixel without a class; -1 marks padding rows of a vocabulary
 
 
@@ -35,63 +34,6 @@ def _chunks(x: jax.Array, chunk: int, fill) -> jax.Array:
 def _class_chunks(logits: jax.Array, chunk: int) -> jax.Array:
     """[B, h, w, C] -> [chunks, chunk, B, h, w]."""
     return _chunks(logits.transpose(3, 0, 1, 2).astype(jnp.float32), chunk, 0.0)
-
-
-def _upsample(masks: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bilinear, [chunk, B, h, w] -> [chunk, B, H, W]."""
-    return resize(masks[..., None], size)[..., 0]
-
-
-def _pixel_values(full: jax.Array, target: jax.Array, valid: jax.Array | None):
-    """Focal loss and sigmoid of every pixel, and their derivatives by the logit."""
-    wrong = jnp.where(target, -full, full)  # 1 - p_t = sigmoid(wrong), ce = softplus(wrong)
-    small = jnp.exp(-jnp.abs(wrong))
-    larger = 1.0 / (1.0 + small)
-    miss = jnp.where(wrong > 0, larger, small * larger)  # 1 - p_t, without cancellation
-    hit = jnp.where(wrong > 0, small * larger, larger)
-    ce = jnp.maximum(wrong, 0.0) + jnp.log1p(small)
-    mask = 1.0 if valid is None else valid
-    weight = jnp.where(target, FOCAL_ALPHA, 1.0 - FOCAL_ALPHA) * mask
-    focal = weight * ce * miss**2
-    slope = jnp.where(target, -weight, weight) * miss**2 * (miss + 2.0 * hit * ce)
-    predicted = jnp.where(target, hit, miss) * mask
-    return focal, predicted, slope, hit * miss * mask
-
-
-def _sum_pixels(x: jax.Array) -> jax.Array:
-    """[chunk, B, H, W] -> [chunk, B]; as a matrix product, which uses all cores of a CPU."""
-    pixels = x.reshape(*x.shape[:2], -1)
-    return jnp.matmul(pixels, jnp.ones(pixels.shape[-1]), precision=jax.lax.Precision.HIGHEST)
-
-
-def _pixel_sums(masks, target, valid):
-    """Σ focal, Σ pT and Σ p over the pixels of upsampled masks, each [chunk, B].
-
-    A function of three sums of element-wise terms, so its derivatives by the small mask are three
-    small maps. They are computed with the sums, in the only pass over the pixels; nothing of full
-    resolution is kept for the backward pass or computed twice.
-    """
-    return _pixel_sums_forward(masks, target, valid)[0]
-
-
-def _pixel_sums_forward(masks, target, valid):
-    size = target.shape[2:]
-    full, to_masks = jax.vjp(lambda small: _upsample(small, size), masks)
-    values = _pixel_values(full, target, valid)
-    # Without the barrier XLA computes the exponentials anew for each of the six uses below.
-    focal, predicted, focal_slope, slope = jax.lax.optimization_barrier(values)
-    sums = (focal, jnp.where(target, predicted, 0.0), predicted)
-    slopes = (focal_slope, jnp.where(target, slope, 0.0), slope)
-    return tuple(map(_sum_pixels, sums)), tuple(to_masks(x)[0] for x in slopes)
-
-
-def _pixel_sums_backward(derivatives, cotangents):
-    pairs = zip(cotangents, derivatives, strict=True)
-    return sum(c[..., None, None] * d for c, d in pairs), None, None
-
-
-_pixel_sums = jax.custom_vjp(_pixel_sums)
-_pixel_sums.defvjp(_pixel_sums_forward, _pixel_sums_backward)
 
 
 def has_class(labels: jax.Array, class_ids: jax.Array) -> jax.Array:
@@ -133,7 +75,7 @@ def mask_losses(
 
     def chunk_losses(masks, ids):
         target = labels == ids[:, None, None, None]  # [chunk, B, H, W]
-        focal, overlap, predicted = _pixel_sums(masks, target, valid)
+        focal, overlap, predicted = pixel_sums(masks, target, valid)
         present = target.sum((2, 3), dtype=jnp.float32)
         real = (ids >= 0)[:, None]
         exists = real & (present > 0)
@@ -177,7 +119,7 @@ def best_class(
 
     def compare(best, inputs):
         masks, ids, allowed = inputs
-        full = jnp.where(allowed[:, None, None, None], _upsample(masks, size), -jnp.inf)
+        full = jnp.where(allowed[:, None, None, None], upsample(masks, size), -jnp.inf)
         value, label = full.max(0), ids[full.argmax(0)]
         better = value > best[0]
         return (jnp.where(better, value, best[0]), jnp.where(better, label, best[1])), None

@@ -53,7 +53,7 @@ def interpolation_matrix(
         raise ValueError("antialias goes with bilinear and bicubic resizing only")
     step = _step(in_size, out_size, align_corners, scale)
     if method == "nearest":
-        matrix = _nearest(in_size, out_size, step)
+        matrix = np.eye(in_size, dtype=np.float32)[_nearest_index(in_size, out_size, step)]
     elif antialias:
         matrix = _antialiased(in_size, out_size, step, method)
     else:
@@ -110,6 +110,23 @@ def resize(
             resize_axis(x, height, x.ndim - 3, *options), width, x.ndim - 2, *options
         )
     return resize_axis(resize_axis(x, width, x.ndim - 2, *options), height, x.ndim - 3, *options)
+
+
+def take_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Resizes the last two axes of an array of any dtype as method 'nearest' does.
+
+    Args:
+      x: [..., H, W]; labels or masks, of which no float copy is made.
+      size: height and width wanted.
+
+    Returns:
+      [..., h, w] of the dtype of `x`.
+    """
+    for axis, out_size in zip((-2, -1), size, strict=True):
+        in_size = x.shape[axis]
+        index = _nearest_index(in_size, out_size, _step(in_size, out_size, False, None))
+        x = jnp.take(x, index, axis=axis)
+    return x
 
 
 def traced_bilinear_matrix(
@@ -191,9 +208,9 @@ def _step(in_size: int, out_size: int, align_corners: bool, scale: float | None)
     return np.float32(in_size) / np.float32(out_size)
 
 
-def _nearest(in_size: int, out_size: int, step: np.float32) -> np.ndarray:
+def _nearest_index(in_size: int, out_size: int, step: np.float32) -> np.ndarray:
     index = np.floor(np.arange(out_size, dtype=np.float32) * step).astype(np.int64)
-    return np.eye(in_size, dtype=np.float32)[np.minimum(index, in_size - 1)]
+    return np.minimum(index, in_size - 1)
 
 
 def _plain(

@@ -47,6 +47,8 @@ COMPARE = {
     ("maskformer", "mapper"): "ovseg_jax.parity.maskformer_data:compare_mapper",
     ("maskformer", "color_aug"): "ovseg_jax.parity.maskformer_data:compare_color",
     ("maskformer", "resize"): "ovseg_jax.parity.maskformer_data:compare_resize",
+    ("maskformer", "matcher"): "ovseg_jax.parity.maskformer_losses:compare_matcher",
+    ("maskformer", "criterion"): "ovseg_jax.parity.maskformer_losses:compare_criterion",
     ("fusioner", "preprocess"): "ovseg_jax.parity.fusioner_data:compare_preprocess",
     ("groupvit", "pipeline"): "ovseg_jax.parity.groupvit_data:compare_pipeline",
     ("groupvit", "randaugment"): "ovseg_jax.parity.groupvit_data:compare_randaugment",
@@ -66,7 +68,7 @@ COMPARE = {
 }
 
 # Parts of a key that mark a reference array.
-REFERENCE = frozenset({"out", "out64", "grad", "after", "sched64"})
+REFERENCE = frozenset({"out", "out64", "grad", "grad_in", "after", "sched64"})
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -1,0 +1,114 @@
+"""Which query answers for which target: bipartite matching by class, focal and dice cost.
+
+Of DETR (Carion et al., 2020) in MaskFormer's form (Cheng et al., 2021, section 3.2 and appendix).
+Costs are sums over the pixels of the small mask maps and so matrix products of queries × pixels
+with pixels × targets; nothing is as large as queries × targets × pixels.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ovseg_jax.losses.dice import dice_from_sums
+from ovseg_jax.losses.pixel_sums import FOCAL_ALPHA, logistic
+from ovseg_jax.ops.assignment import assign
+from ovseg_jax.ops.resize import take_nearest
+
+
+class TermWeights(NamedTuple):
+    """Factors of the three terms, in the matching and in the loss."""
+
+    label: float = 1.0
+    mask: float = 20.0
+    dice: float = 1.0
+
+
+def _pixel_products(values: jax.Array, targets: jax.Array) -> jax.Array:
+    """[..., Q, N] and [..., K, N] -> [..., Q, K]."""
+    # The default precision of accelerators would decide between queries that are nearly as good.
+    return jnp.einsum("...qn,...kn->...qk", values, targets, precision=jax.lax.Precision.HIGHEST)
+
+
+def mask_costs(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Focal and dice cost of every pair.
+
+    Args:
+      logits: float32 [..., Q, N], masks at N pixels.
+      targets: float32 [..., K, N], 0 or 1.
+
+    Returns:
+      The mean focal loss and the dice loss, each float32 [..., Q, K].
+    """
+    hit, miss, outside_ce = logistic(logits)
+    inside = FOCAL_ALPHA * miss**2 * (outside_ce - logits)  # softplus(-x) = softplus(x) - x
+    outside = (1.0 - FOCAL_ALPHA) * hit**2 * outside_ce
+    # A pixel adds `outside`, but `inside` where the target is: one product instead of two.
+    focal = _pixel_products(inside - outside, targets) + outside.sum(-1)[..., None]
+    overlap = _pixel_products(hit, targets)
+    dice = dice_from_sums(overlap, hit.sum(-1)[..., None], targets.sum(-1)[..., None, :])
+    return focal / logits.shape[-1], dice
+
+
+def class_cost(logits: jax.Array, classes: jax.Array) -> jax.Array:
+    """Minus the probability of the target's class; [..., Q, C] and [..., K] -> [..., Q, K]."""
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    classes = jnp.maximum(classes, 0)[..., None, :]  # padding gets some cost that nobody reads
+    return -jnp.take_along_axis(probabilities, classes, axis=-1)
+
+
+def matching_costs(
+    class_logits: jax.Array,
+    mask_logits: jax.Array,
+    classes: jax.Array,
+    targets: jax.Array,
+    weights: TermWeights,
+) -> jax.Array:
+    """Cost of every pair of a query and a target of the same image.
+
+    Args:
+      class_logits: float32 [B, Q, C + 1], the last for "no object".
+      mask_logits: float32 [B, Q, h, w].
+      classes: int32 [B, K], -1 = padding.
+      targets: bool [B, K, h, w].
+      weights: of the terms.
+
+    Returns:
+      float32 [B, Q, K].
+    """
+    pixels = (x.reshape(*x.shape[:-2], -1).astype(jnp.float32) for x in (mask_logits, targets))
+    focal, dice = mask_costs(*pixels)
+    label = class_cost(class_logits.astype(jnp.float32), classes)
+    return weights.mask * focal + weights.label * label + weights.dice * dice
+
+
+def match(
+    class_logits: jax.Array,
+    mask_logits: jax.Array,
+    classes: jax.Array,
+    masks: jax.Array,
+    weights: TermWeights,
+) -> jax.Array:
+    """Matches targets with queries of least total cost, for every layer and image; no gradient.
+
+    Targets are compared at the resolution of the predictions, resized to it by taking the nearest
+    pixel. All problems are solved together, on the device.
+
+    Args:
+      class_logits: float [L, B, Q, C + 1], of L decoder layers; the last class is "no object".
+      mask_logits: float [L, B, Q, h, w].
+      classes: int32 [B, K], index of the class of each target; targets first, then padding of -1.
+      masks: bool [B, K, H, W].
+      weights: of the terms.
+
+    Returns:
+      int32 [L, B, K], the query of each target; -1 for padding and where targets outnumber
+      queries.
+    """
+    targets = take_nearest(masks, mask_logits.shape[-2:])
+    logits = jax.lax.stop_gradient((class_logits, mask_logits))
+    # One layer after the other: the pixels of all at once would take several times the memory.
+    costs = jax.lax.map(lambda layer: matching_costs(*layer, classes, targets, weights), logits)
+    counts = (classes >= 0).sum(-1, dtype=jnp.int32)
+    of_images = jax.vmap(assign)
+    return jax.vmap(of_images, in_axes=(0, None))(costs, counts)  # [L, B, Q, K] -> [L, B, K]
