@@ -39,9 +39,7 @@ def _detectron2_rules() -> tuple[Rule, ...]:
         places |= {f"{theirs}.conv{k}": f"{ours}/conv{k}" for k in CONVS}
         places[f"{theirs}.shortcut"] = f"{ours}/shortcut"
     return tuple(
-        row
-        for theirs, ours in places.items()
-        for row in _conv_norm(theirs, f"{theirs}.norm", ours)
+        row for theirs, ours in places.items() for row in _conv_norm(theirs, f"{theirs}.norm", ours)
     )
 
 
@@ -74,7 +72,12 @@ def _caffe2_rules() -> tuple[Rule, ...]:
         )
 
     rows = (rule("conv1_w", "stem/conv1/kernel", _BGR), *norm("res_conv1", "stem/conv1"))
-    branches = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
+    branches = {
+        "branch1": "shortcut",
+        "branch2a": "conv1",
+        "branch2b": "conv2",
+        "branch2c": "conv3",
+    }
     for n in STAGES:
         for branch, conv in branches.items():
             theirs, ours = f"res{n + 1}_{{i}}_{branch}", f"stages/{n - 1}/{{i}}/{conv}"
@@ -136,9 +139,7 @@ def _sizes(
     )
 
 
-def resnet_config(
-    tensors: Mapping[str, np.ndarray], prefix: str = "", **overrides
-) -> ResNetConfig:
+def resnet_config(tensors: Mapping[str, np.ndarray], prefix: str = "", **overrides) -> ResNetConfig:
     """Sizes of a backbone in detectron2's names.
 
     Args:

@@ -160,9 +160,7 @@ class Perceptron(nnx.Module):
 
     def __init__(self, in_dim: int, hidden: int, out_dim: int, layers: int, *, rngs: nnx.Rngs):
         dims = (in_dim, *(hidden,) * (layers - 1), out_dim)
-        self.layers = nnx.List(
-            Linear(*pair, rngs=rngs) for pair in itertools.pairwise(dims)
-        )
+        self.layers = nnx.List(Linear(*pair, rngs=rngs) for pair in itertools.pairwise(dims))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., in] to [..., out]."""

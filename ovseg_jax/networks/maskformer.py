@@ -25,7 +25,7 @@ from ovseg_jax.networks.resnet import ResNetConfig
 class PredictorConfig:
     """Sizes of the part with queries."""
 
-    layer: LayerConfig = LayerConfig()
+    layer: LayerConfig = dataclasses.field(default_factory=LayerConfig)
     queries: int = 100
     encoder_layers: int = 0
     decoder_layers: int = 6
@@ -36,9 +36,9 @@ class PredictorConfig:
 class MaskFormerConfig:
     """Sizes of the network; the defaults are MaskFormer's with ResNet-50."""
 
-    backbone: ResNetConfig = ResNetConfig()
-    pixel_decoder: PixelDecoderConfig = PixelDecoderConfig()
-    predictor: PredictorConfig = PredictorConfig()
+    backbone: ResNetConfig = dataclasses.field(default_factory=ResNetConfig)
+    pixel_decoder: PixelDecoderConfig = dataclasses.field(default_factory=PixelDecoderConfig)
+    predictor: PredictorConfig = dataclasses.field(default_factory=PredictorConfig)
 
     def __post_init__(self):
         if self.predictor.reads_encoded and not self.pixel_decoder.encoder_layers:

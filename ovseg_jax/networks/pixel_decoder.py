@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from ovseg_jax.networks.detr import Encoder, LayerConfig
@@ -97,12 +96,8 @@ class PixelDecoder(nnx.Module):
         )
         widths = (*[dim] * len(finer), dim if self.map_encoder else coarsest)
         self.adapters = nnx.List(NormedConv(width, dim, 1, rngs=rngs) for width in finer)
-        self.smoothers = nnx.List(
-            NormedConv(width, dim, 3, rngs=rngs) for width in widths
-        )
-        self.out = Conv(
-            dim, config.mask_dim, 3, bias=True, kernel_init=PROJECTION_INIT, rngs=rngs
-        )
+        self.smoothers = nnx.List(NormedConv(width, dim, 3, rngs=rngs) for width in widths)
+        self.out = Conv(dim, config.mask_dim, 3, bias=True, kernel_init=PROJECTION_INIT, rngs=rngs)
 
     def __call__(
         self, maps: Sequence[jax.Array], rngs: nnx.Rngs | None = None
