@@ -37,11 +37,13 @@ def schedule(
     warmup_ratio: float = 1e-6,
     power: float = 0.9,
     min_lr: float = 0.0,
+    warmup: str = "linear",
 ) -> ConfigDict:
     """Learning-rate schedule; see `ovseg_jax.training.schedules`."""
     return ConfigDict(
         dict(
             name=name,
+            warmup=warmup,
             warmup_steps=warmup_steps,
             warmup_ratio=warmup_ratio,
             power=power,

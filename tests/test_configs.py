@@ -190,7 +190,12 @@ def test_published_recipes(name):
     )
     schedule = config.schedule.to_dict()
     assert schedule == dict(
-        name="poly", warmup_steps=1500, warmup_ratio=1e-6, power=0.9, min_lr=1e-6
+        name="poly",
+        warmup="linear",
+        warmup_steps=1500,
+        warmup_ratio=1e-6,
+        power=0.9,
+        min_lr=1e-6,
     )
     assert (config.eval.short_side, config.eval.crop, config.eval.stride) == (512, 512, 426)
     assert f"{config.train.steps} steps" in module.__doc__

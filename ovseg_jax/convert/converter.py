@@ -12,11 +12,10 @@ from ml_collections import ConfigDict
 
 from ovseg_jax import models
 from ovseg_jax.convert.checkpoint_files import FOLDER_FILES, read_checkpoint, strip_prefix
-from ovseg_jax.convert.layouts import Source, find_layout, layout_named
+from ovseg_jax.convert.layouts import Layout, Sizes, Source, find_layout, layout_named
 from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
 from ovseg_jax.networks.clip import CLIPConfig, ViTConfig
-from ovseg_jax.networks.vit import DinoConfig
 from ovseg_jax.params import abstract_model
 from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD
 from ovseg_jax.systems import create_system
@@ -118,7 +117,7 @@ def convert(
     config = None
     if isinstance(sizes, CLIPConfig):
         config = clip_sections(sizes, beside, method, system)
-    shapes = _shapes(sizes, config)
+    shapes = _shapes(layout, sizes, config)
     weights = layout.name_map.inward(tensors, shapes)
     notes = {
         "source": Path(source).name if Path(source).exists() else source,
@@ -129,7 +128,7 @@ def convert(
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / "model.safetensors", weights)
     if config is None:  # no model of its own, but a part of others
-        description = {"proxy": dataclasses.asdict(sizes), "notes": notes}
+        description = {layout.part.name: dataclasses.asdict(sizes), "notes": notes}
         atomic_write(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
     else:
         if config.vocabulary.tokenizer == "letters":
@@ -138,7 +137,7 @@ def convert(
     return Conversion(
         container=checkpoint.layout,
         layout=layout.name,
-        system=config.system.name if config else "a part of ProxyCLIP",
+        system=config.system.name if config else f"a part of {layout.part.systems}",
         tensors=sum(bool(layout.name_map.paths(name)) for name in tensors),
         dropped=tuple(name for name in tensors if not layout.name_map.paths(name)),
         opaque=checkpoint.opaque,
@@ -195,15 +194,14 @@ def locate(source: str) -> Path:
         ) from error
 
 
-def _shapes(
-    sizes: CLIPConfig | DinoConfig, config: ConfigDict | None
-) -> dict[str, tuple[int, ...]]:
+def _shapes(layout: Layout, sizes: Sizes, config: ConfigDict | None) -> dict[str, tuple[int, ...]]:
     """What the networks expect, by path."""
-    if isinstance(sizes, DinoConfig):
-        _, params, _ = abstract_model(lambda rngs: sizes.build(rngs=rngs))
-        return {f"proxy/{name}": leaf.shape for name, leaf in params.items()}
-    _, params, stats = abstract_model(lambda rngs: create_system(config, rngs))
-    return {name: leaf.shape for name, leaf in {**params, **stats}.items()}
+    if layout.part:
+        _, params, stats = abstract_model(lambda rngs: sizes.build(rngs=rngs))
+    else:
+        _, params, stats = abstract_model(lambda rngs: create_system(config, rngs))
+    prefix = layout.part.prefix if layout.part else ""
+    return {prefix + name: leaf.shape for name, leaf in {**params, **stats}.items()}
 
 
 def clip_sections(sizes: CLIPConfig, beside: Path, method: str, system: str) -> ConfigDict:

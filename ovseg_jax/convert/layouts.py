@@ -8,12 +8,23 @@ import numpy as np
 from ovseg_jax.convert.clip import CLIP_MAP, CLIP_RESNET_MAP, clip_config
 from ovseg_jax.convert.clip_hf import CLIP_HF_MAP, clip_hf_config
 from ovseg_jax.convert.name_map import NameMap
+from ovseg_jax.convert.resnet import (
+    CAFFE2_MAP,
+    RESNET_MAP,
+    TARGET,
+    TORCHVISION_MAP,
+    caffe2_config,
+    resnet_config,
+    torchvision_config,
+)
 from ovseg_jax.convert.vit import DINO_MAP, dino_config
 from ovseg_jax.errors import UserError
 from ovseg_jax.networks.clip import CLIPConfig
+from ovseg_jax.networks.resnet import ResNetConfig
 from ovseg_jax.networks.vit import DinoConfig
 
 Tensors = Mapping[str, np.ndarray]
+Sizes = CLIPConfig | DinoConfig | ResNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +43,21 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """What a network becomes that is no model of its own.
+
+    Attributes:
+      name: of its sizes in the configs of the systems that have it.
+      systems: those systems, for people.
+      prefix: of its parameters in them.
+    """
+
+    name: str
+    systems: str
+    prefix: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Layout:
     """A way of naming a system's tensors.
 
@@ -41,13 +67,15 @@ class Layout:
       name_map: their names to ours.
       config: sizes of the networks.
       prefix: of the text tower's names, which are otherwise as without it.
+      part: set where the checkpoint becomes a part of other models.
     """
 
     name: str
     signature: tuple[str, ...]
     name_map: NameMap
-    config: Callable[[Source], CLIPConfig | DinoConfig]
+    config: Callable[[Source], Sizes]
     prefix: str = ""
+    part: Part | None = None
 
     def fits(self, tensors: Tensors) -> bool:
         """Whether all names of the signature are there."""
@@ -94,11 +122,12 @@ def _hf_config(source: Source) -> CLIPConfig:
     return clip_hf_config(source.description)
 
 
-def _dino_config(source: Source) -> DinoConfig:
-    return dino_config(source.tensors)
+def _from_tensors(config: Callable[[Tensors], Sizes]) -> Callable[[Source], Sizes]:
+    return lambda source: config(source.tensors)
 
 
 _TEXT = ("token_embedding.weight", "text_projection", "logit_scale")
+_BACKBONE = Part("backbone", "MaskFormer", TARGET)
 LAYOUTS = (
     Layout(
         "CLIP, OpenAI and OpenCLIP",
@@ -129,7 +158,29 @@ LAYOUTS = (
         "DINO and DINOv2",
         ("cls_token", "pos_embed", "patch_embed.proj.bias", "blocks.0.attn.qkv.bias", "norm.bias"),
         DINO_MAP,
-        _dino_config,
+        _from_tensors(dino_config),
+        part=Part("proxy", "ProxyCLIP", "proxy/"),
+    ),
+    Layout(
+        "ResNet, detectron2",
+        ("stem.conv1.weight", "res2.0.conv3.weight", "res5.0.shortcut.norm.running_var"),
+        RESNET_MAP,
+        _from_tensors(resnet_config),
+        part=_BACKBONE,
+    ),
+    Layout(
+        "ResNet, torchvision",
+        ("conv1.weight", "layer1.0.conv3.weight", "layer4.0.downsample.1.running_var"),
+        TORCHVISION_MAP,
+        _from_tensors(torchvision_config),
+        part=_BACKBONE,
+    ),
+    Layout(
+        "ResNet, Caffe2",
+        ("conv1_w", "res_conv1_bn_s", "res2_0_branch2c_w", "res5_0_branch1_bn_b"),
+        CAFFE2_MAP,
+        _from_tensors(caffe2_config),
+        part=_BACKBONE,
     ),
 )
 

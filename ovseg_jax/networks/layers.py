@@ -100,24 +100,46 @@ class Linear(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """Convolution without bias, kernel [size, size, in, out], padded so that 1/stride remains."""
+    """Convolution, kernel [size, size, in, out], padded so that 1/stride remains.
 
-    def __init__(self, in_dim: int, out_dim: int, size: int, *, stride: int = 1, rngs: nnx.Rngs):
-        init = fan_in_uniform(in_dim * size * size)
+    The kernel has PyTorch's default initialisation, a bias begins at zero.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        kernel_init: Initializer | None = None,
+        rngs: nnx.Rngs,
+    ):
+        init = kernel_init or fan_in_uniform(in_dim * size * size)
         self.kernel = nnx.Param(init(rngs.params(), (size, size, in_dim, out_dim), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32)) if bias else None
         self.stride = stride
+        self.dilation = dilation
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, in] to [B, ceil(H/stride), ceil(W/stride), out], in the type of `x`."""
-        kernel = self.kernel[...].astype(x.dtype)
-        padding = (kernel.shape[0] - 1) // 2
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=((padding, padding), (padding, padding)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        y = convolve(x, self.kernel[...], stride=self.stride, dilation=self.dilation)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
+    """[B, H, W, in] and [size, size, in, out] -> [B, ceil(H/stride), ceil(W/stride), out]."""
+    padding = dilation * (kernel.shape[0] - 1) // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        window_strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 class BatchNorm(nnx.Module):
@@ -169,6 +191,36 @@ def average_pool(x: jax.Array, size: int) -> jax.Array:
     return squares.mean((2, 4))
 
 
+def max_pool(x: jax.Array) -> jax.Array:
+    """Maxima of 3 x 3 squares, every second: [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C]."""
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+
+
+class GroupNorm(nnx.Module):
+    """Normalisation over the positions and each group of neighbouring channels of a picture.
+
+    Statistics in two passes in float32, as in `LayerNorm`.
+    """
+
+    def __init__(self, dim: int, groups: int = 32, *, eps: float = 1e-5):
+        if dim % groups:
+            raise ValueError(f"{dim} channels cannot be split into {groups} equal groups")
+        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32))
+        self.groups = groups
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises [B, H, W, C], in the type of `x`."""
+        b, h, w, c = x.shape
+        wide = x.astype(jnp.float32).reshape(b, h * w, self.groups, c // self.groups)
+        centred = wide - wide.mean((1, 3), keepdims=True)
+        variance = jnp.square(centred).mean((1, 3), keepdims=True)
+        y = (centred * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis.
 
@@ -201,7 +253,7 @@ class BlockInit:
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention with biases, `heads` outermost in the channel axis."""
+    """Multi-head attention with biases, `heads` outermost in the channel axis."""
 
     def __init__(self, dim: int, heads: int, *, rngs: nnx.Rngs, init: BlockInit = BlockInit()):
         if dim % heads:
@@ -214,10 +266,35 @@ class Attention(nnx.Module):
         self.out = Linear(dim, dim, rngs=rngs, kernel_init=init.out, bias_init=zeros)
         self.heads = heads
 
-    def __call__(self, x: jax.Array, *, causal: bool = False) -> jax.Array:
-        """Tokens [B, N, D] -> [B, N, D]; `causal` hides later tokens from earlier ones."""
-        q, k, v = (split_heads(f(x), self.heads) for f in (self.query, self.key, self.value))
-        return self.out(merge_heads(attend(q, k, v, causal=causal)))
+    def __call__(
+        self,
+        x: jax.Array,
+        keys: jax.Array | None = None,
+        values: jax.Array | None = None,
+        *,
+        causal: bool = False,
+        dropout_rate: float = 0.0,
+        rngs: nnx.Rngs | None = None,
+    ) -> jax.Array:
+        """Tokens attend to themselves or to others.
+
+        Args:
+          x: what asks, [B, N, D].
+          keys: what is compared with it, [B, M, D]; None = `x`.
+          values: what answers, [B, M, D]; None = `keys`.
+          causal: whether later tokens are hidden from earlier ones.
+          dropout_rate: on the attention weights.
+          rngs: None = no dropout.
+
+        Returns:
+          [B, N, D].
+        """
+        keys = x if keys is None else keys
+        values = keys if values is None else values
+        pairs = ((self.query, x), (self.key, keys), (self.value, values))
+        q, k, v = (split_heads(project(tokens), self.heads) for project, tokens in pairs)
+        y = attend(q, k, v, causal=causal, dropout_rate=dropout_rate, rngs=rngs)
+        return self.out(merge_heads(y))
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
@@ -236,7 +313,15 @@ def attention_scores(q: jax.Array, k: jax.Array) -> jax.Array:
     return jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) -> jax.Array:
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    causal: bool = False,
+    dropout_rate: float = 0.0,
+    rngs: nnx.Rngs | None = None,
+) -> jax.Array:
     """softmax(q kᵀ / sqrt(d)) v for q [B, heads, N, d] and k, v [B, heads, M, d].
 
     The softmax is divided by its sum after the product with the values: the division then runs
@@ -249,6 +334,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) ->
     # The shift cancels, so no gradient needs to flow through the maximum.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)
+    weights = dropout(weights, dropout_rate, rngs)
     y = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return (y / total).astype(v.dtype)
 

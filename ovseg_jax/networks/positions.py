@@ -44,3 +44,31 @@ def resize_positions(
     else:
         table = resize(table, grid, **options)
     return jnp.concatenate([positions[:1], table.reshape(grid[0] * grid[1], -1)])
+
+
+def sine_positions(grid: tuple[int, int], dim: int) -> jax.Array:
+    """Sines and cosines of row and column, each counted from 1 and scaled to end at 2π.
+
+    Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, appendix A.4.
+
+    Args:
+      grid: rows and columns.
+      dim: channels, the first half for the rows; a multiple of 4.
+
+    Returns:
+      float32 [h, w, dim].
+    """
+    half = dim // 2
+    frequency = 10000.0 ** (2 * (jnp.arange(half) // 2) / half)
+
+    def waves(size):
+        place = jnp.arange(1, size + 1, dtype=jnp.float32)
+        angle = (place / (size + 1e-6) * 2 * math.pi)[:, None] / frequency  # [n, half]
+        pairs = jnp.stack([jnp.sin(angle[:, 0::2]), jnp.cos(angle[:, 1::2])], axis=-1)
+        return pairs.reshape(size, half)
+
+    rows, columns = waves(grid[0]), waves(grid[1])
+    shape = (*grid, half)
+    return jnp.concatenate(
+        [jnp.broadcast_to(rows[:, None], shape), jnp.broadcast_to(columns, shape)], axis=-1
+    )

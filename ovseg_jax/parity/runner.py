@@ -44,6 +44,17 @@ COMPARE = {
     ("zegclip", "optim"): "ovseg_jax.parity.zegclip:compare_optim",
     ("zegclip", "pos_embed"): "ovseg_jax.parity.ops:compare_pos_embed",
     ("zegclip", "augment"): "ovseg_jax.parity.zegclip_data:compare_augment",
+    ("maskformer", "backbone_basic_stem"): "ovseg_jax.parity.maskformer:compare_backbone",
+    ("maskformer", "backbone_deeplab_stem"): "ovseg_jax.parity.maskformer:compare_backbone",
+    ("maskformer", "pixel_decoder_base"): "ovseg_jax.parity.maskformer:compare_pixel_decoder",
+    ("maskformer", "pixel_decoder_transformer"): (
+        "ovseg_jax.parity.maskformer:compare_pixel_decoder"
+    ),
+    ("maskformer", "transformer_predictor"): "ovseg_jax.parity.maskformer:compare_predictor",
+    ("maskformer", "position_sine"): "ovseg_jax.parity.maskformer:compare_positions",
+    ("maskformer", "maskformer_full"): "ovseg_jax.parity.maskformer:compare_full",
+    ("maskformer", "lr_schedules"): "ovseg_jax.parity.maskformer:compare_schedules",
+    ("maskformer", "optimizer"): "ovseg_jax.parity.maskformer:compare_optimizer",
     ("maskformer", "mapper"): "ovseg_jax.parity.maskformer_data:compare_mapper",
     ("maskformer", "color_aug"): "ovseg_jax.parity.maskformer_data:compare_color",
     ("maskformer", "resize"): "ovseg_jax.parity.maskformer_data:compare_resize",

@@ -21,8 +21,9 @@ def cosine(base: float, steps: int, min_lr: float):
     """Half a cosine from ``base`` to ``min_lr`` over ``steps``."""
 
     def schedule(step):
-        progress = jnp.clip(step / steps, 0.0, 1.0)
-        return min_lr + 0.5 * (base - min_lr) * (1.0 + jnp.cos(jnp.pi * progress))
+        # (1 + cos(πx)) / 2, which would lose its digits towards the end.
+        rest = jnp.clip((steps - step) / steps, 0.0, 1.0)
+        return min_lr + (base - min_lr) * jnp.sin(0.5 * jnp.pi * rest) ** 2
 
     return schedule
 
@@ -41,12 +42,18 @@ def linear_warmup(schedule, warmup_steps: int, ratio: float):
     return warmed if warmup_steps else schedule
 
 
+def constant_warmup(schedule, base: float, warmup_steps: int, ratio: float):
+    """The first steps take ``ratio`` of the base rate (detectron2's 'constant')."""
+    return lambda step: jnp.where(step < warmup_steps, ratio * base, schedule(step))
+
+
 def build_schedule(config: ConfigDict, base: float, steps: int):
     """Returns ``step -> rate`` for one parameter group.
 
     Args:
         config: fields ``name`` ('poly', 'cosine' or 'constant'), ``power``, ``min_lr`` (absolute,
-            not multiplied by the group's factor), ``warmup_steps`` and ``warmup_ratio``.
+            not multiplied by the group's factor), ``warmup_steps``, ``warmup_ratio`` and, where
+            the ratio shall not grow, ``warmup`` ('linear' or 'constant').
         base: the group's own base rate.
         steps: the length of the run.
     """
@@ -60,4 +67,9 @@ def build_schedule(config: ConfigDict, base: float, steps: int):
         raise UserError(
             f"unknown schedule '{config.name}'; config.schedule.name is poly, cosine or constant."
         )
+    warmup = config.get("warmup", "linear")  # runs of before this field existed are linear
+    if warmup == "constant":
+        return constant_warmup(schedule, base, config.warmup_steps, config.warmup_ratio)
+    if warmup != "linear":
+        raise UserError(f"unknown warmup '{warmup}'; config.schedule.warmup is linear or constant.")
     return linear_warmup(schedule, config.warmup_steps, config.warmup_ratio)

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ovseg_jax.errors import UserError
-from ovseg_jax.training.optimizers import build_optimizer
+from ovseg_jax.training.optimizers import build_optimizer, clip_by_global_norm
 from ovseg_jax.training.partition import ParamGroup
 
 CONSTANT = ConfigDict(dict(name="constant", warmup_steps=0, warmup_ratio=1.0))
@@ -76,6 +76,29 @@ def test_clipping_looks_at_all_groups_at_once():
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7, err_msg=path)
 
 
+def test_sgd_adds_the_decay_to_the_clipped_gradient():
+    """Momentum as PyTorch has it: no dampening, so the first step is a full one."""
+    config = section(name="sgd", momentum=0.9, weight_decay=0.3, clip_norm=0.5)
+    params = run(config, (ParamGroup("bias$", weight_decay=0.0), *EVERYTHING))
+    for path, actual in params.items():
+        decay = 0.0 if path.endswith("bias") else 0.3
+        value, velocity = np.asarray(parameters()[path], np.float64), 0.0
+        for step in range(3):
+            clipped = 0.5 / float(optax.tree.norm(gradients(step))) * gradients(step)[path]
+            velocity = 0.9 * velocity + (clipped + decay * value)
+            value = value - 0.1 * velocity
+        np.testing.assert_allclose(actual, value, rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_clipping_divides_by_a_little_more_than_the_norm():
+    """As PyTorch; it shows where the gradients are as small as the addend."""
+    clip = clip_by_global_norm(1e-6)
+    clipped, _ = clip.update({"a": jnp.array([3e-6, 4e-6])}, clip.init({}))
+    np.testing.assert_allclose(clipped["a"], np.array([3e-6, 4e-6]) / 6, rtol=1e-6)
+    kept, _ = clip_by_global_norm(1.0).update({"a": jnp.array([0.3, 0.4])}, clip.init({}))
+    np.testing.assert_array_equal(kept["a"], jnp.array([0.3, 0.4]))
+
+
 def test_muon_makes_orthogonal_updates_of_matching_matrices_only():
     config = section(name="muon", muon=dict(lr=0.1, pattern=r"kernel$|bias$"))
     params = run(config, steps=1)
@@ -97,5 +120,5 @@ def test_shapes_suffice():
 
 
 def test_unknown_name():
-    with pytest.raises(UserError, match="unknown optimizer 'sgd'"):
-        run(section(name="sgd"))
+    with pytest.raises(UserError, match="unknown optimizer 'lion'"):
+        run(section(name="lion"))

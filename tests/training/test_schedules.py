@@ -39,6 +39,21 @@ def test_constant_with_warmup():
     np.testing.assert_allclose(rates(config, 2.0, 9, [0, 2, 4, 9]), [1, 1.5, 2, 2], rtol=1e-6)
 
 
+def test_constant_warmup_replaces_the_schedule(golden):
+    """detectron2's, in float64, to the last steps."""
+    with np.load(golden / "maskformer" / "lr_schedules.npz") as file:
+        steps, expected, _ = file["out/lr_2"].T
+    config = section(
+        name="cosine", min_lr=0.0, warmup="constant", warmup_steps=100, warmup_ratio=0.005
+    )
+    np.testing.assert_allclose(rates(config, 0.02, 1600, steps), expected, rtol=2e-6)
+
+
+def test_unknown_warmup():
+    with pytest.raises(UserError, match="unknown warmup 'exponential'"):
+        build_schedule(section(warmup="exponential"), 1.0, 10)
+
+
 def test_rates_are_float32_scalars():
     for name in ("poly", "cosine", "constant"):
         rate = build_schedule(section(name=name), 1.0, 10)(jnp.asarray(3, jnp.int32))
