@@ -25,6 +25,11 @@ class System(nnx.Module):
         return False
 
     @property
+    def text_trains(self) -> bool:
+        """Whether the embeddings of names change in training: `loss` encodes their tokens."""
+        return False
+
+    @property
     def patch_size(self) -> int:
         """Pixels from one of `dense_features` to the next."""
         raise NotImplementedError(f"{type(self).__name__}.patch_size")
