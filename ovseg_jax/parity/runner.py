@@ -58,6 +58,7 @@ COMPARE = {
     ("zsseg", "clip_visual_sizes"): "ovseg_jax.parity.zsseg:compare_visual_sizes",
     ("zsseg", "regions"): "ovseg_jax.parity.zsseg:compare_regions",
     ("zsseg", "prompt_training"): "ovseg_jax.parity.zsseg:compare_prompt_training",
+    ("zsseg", "prompt_crops"): "ovseg_jax.parity.zsseg_data:compare_crops",
     ("zsseg", "oracle_inference"): "ovseg_jax.parity.zsseg:compare_oracle",
     ("zsseg", "pseudo_labels"): "ovseg_jax.parity.zsseg:compare_pseudo_labels",
     ("zsseg", "evaluator"): "ovseg_jax.parity.metrics:compare_zsseg",

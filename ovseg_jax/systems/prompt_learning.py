@@ -78,7 +78,10 @@ class PromptLearning(ClipSystem):
     def loss(
         self, batch: dict[str, jax.Array], vocabulary: Vocabulary, rngs: nnx.Rngs | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean cross-entropy of regions and names; regions of other classes do not count.
+        """Mean cross-entropy of regions and names.
+
+        Regions of other classes do not count, and none that cropping left without a pixel. (The
+        reference draws another example in its place, which changes the mean over no other.)
 
         Args:
           batch: `image` float32 [B, H, W, 3], normalised; `label` int [B, H, W], 1 where the class
@@ -94,7 +97,7 @@ class PromptLearning(ClipSystem):
         )
         logits = self.classify(batch, names)
         same = batch["class_id"][:, None] == vocabulary.class_ids  # [B, N]
-        row, competes = same.argmax(-1), same.any(-1)
+        row, competes = same.argmax(-1), same.any(-1) & (batch["label"] == 1).any((1, 2))
         costs = -jnp.take_along_axis(jax.nn.log_softmax(logits), row[:, None], axis=1)[:, 0]
         count = jnp.maximum(competes.sum(), 1)
         hits = competes & (logits.argmax(-1) == row)

@@ -48,6 +48,10 @@ class System(nnx.Module):
         """What trains, and how fast: the first rule that matches counts; without one, frozen."""
         raise NotImplementedError(f"{type(self).__name__}.param_groups")
 
+    def classify(self, batch: dict[str, jax.Array], vocabulary: Vocabulary) -> jax.Array:
+        """Logits float32 [B, N] of one region per picture, for systems that name regions."""
+        raise NotImplementedError(f"{type(self).__name__}.classify")
+
     def encode(self, image: jax.Array) -> Any:
         """What pictures give without names, float32 [B, H, W, 3] -> a tree of arrays [B, ...]."""
         raise NotImplementedError(f"{type(self).__name__}.encode")
