@@ -93,6 +93,12 @@ DATASETS = {
         "voc_zegclip",
         **_VOC,
     ),
+    "voc_15_5_zsseg": Dataset(
+        "Pascal VOC 2012, 15 seen and 5 unseen classes as zsseg lists them",
+        dict(name="voc", background="ignored"),
+        "voc_15_5_zsseg",
+        **_VOC,
+    ),
     "coco_stuff": Dataset(
         "COCO-Stuff 164k", dict(name="coco_stuff"), "coco_stuff171", **_COCO_STUFF
     ),

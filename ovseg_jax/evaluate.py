@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from ovseg_jax import models
 from ovseg_jax.errors import UserError
+from ovseg_jax.evaluation.regions import count_regions, region_figures
 from ovseg_jax.files import atomic_write
 from ovseg_jax.inference import Canvas, Model, Protocol, lay_on_canvas, segment_canvases
 from ovseg_jax.metrics import detectron2, mmseg, zero_shot
@@ -129,7 +130,7 @@ def summary_table(result: Mapping) -> str:
         for name, row in rows.items()
         if row
     ]
-    for group in ("retrieval", "zero_shot"):
+    for group in ("retrieval", "zero_shot", "regions"):
         figures = (f"{key} {value:.2f}" for key, value in result.get(group, {}).items())
         if group in result:
             lines.append(f"{group}: {', '.join(figures)}")
@@ -141,8 +142,9 @@ def summary_table(result: Mapping) -> str:
 def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, dict[str, list[Example]]]:
     """Evaluates a model by the `eval` and `data` sections of a config.
 
-    `data.eval` gives the figures of `evaluate_segmentation`; `data.retrieval` and `data.zero_shot`,
-    where the config has them, those of `evaluate_retrieval` and `evaluate_zero_shot`.
+    `data.eval` gives the figures of `evaluate_segmentation`; `data.retrieval`, `data.zero_shot` and
+    `data.regions`, where the config has them, those of `evaluate_retrieval`, `evaluate_zero_shot`
+    and `region_figures`.
 
     Returns:
       The result of `evaluate_segmentation` with the rest of the protocol, and pictures to show, by
@@ -176,6 +178,10 @@ def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, dict[str, li
     if "zero_shot" in config.data:
         batches = load(config.data.zero_shot).epoch()
         result["zero_shot"] = evaluate_zero_shot(encode_image, vocabulary, batches, space.unseen)
+    if "regions" in config.data:
+        counts = count_regions(model, vocabulary, load(config.data.regions).epoch())
+        counts = jax.tree.map(_over_processes, counts)
+        result["regions"] = region_figures(counts, np.asarray(vocabulary.seen))
     result["protocol"] |= {
         "system": config.system.name,
         "templates": list(load_templates(config.vocabulary.templates)),

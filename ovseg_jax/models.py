@@ -237,6 +237,7 @@ def create_vocabulary(config: ConfigDict, model: Model, subset: str) -> Vocabula
         load_label_space(config.vocabulary.label_space),
         load_templates(config.vocabulary.templates),
         subset=subset,
+        keep_tokens=model.system().text_trains,
     )
 
 

@@ -137,7 +137,7 @@ def test_data_resolve(module, argument):
         source_module, source = SOURCES[fields.pop("name")].split(":")
         signature = inspect.signature(getattr(importlib.import_module(source_module), source))
         signature.bind(**fields)
-        assert name in ("train", "eval", "retrieval", "zero_shot")
+        assert name in ("train", "eval", "retrieval", "zero_shot", "regions")
     Protocol.from_config(config.eval)
 
 

@@ -58,6 +58,9 @@ def tiny_recipe(name: str, twin: Path):
     if config.system.name == "zegclip":
         tiny |= {f"system.{key}": value for key, value in TINY_ZEGCLIP.items()}
         tiny |= {"train.batch_size": 2, "train.steps": 1}
+    if config.system.name == "prompt_learning":
+        tiny |= {"train.batch_size": 2, "train.steps": 1, "eval.batch_size": 2}
+        tiny |= {"system.prefix": 2, "data.train.source.per_class": 1}
     for part in config.data:
         tiny[f"data.{part}.source.root"] = str(twin)
     tiny |= {"pretrained": "", "eval.report_images": 1, "vocabulary.templates": "single"}

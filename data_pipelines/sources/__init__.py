@@ -18,6 +18,7 @@ SOURCES = {
     "pascal_context": "data_pipelines.sources.pascal_context:PascalContextSource",
     "ade20k": "data_pipelines.sources.ade20k:ADE20KSource",
     "ade20k_full": "data_pipelines.sources.ade20k_full:ADE20KFullSource",
+    "class_regions": "data_pipelines.sources.class_regions:ClassRegionsSource",
     "cityscapes": "data_pipelines.sources.cityscapes:CityscapesSource",
 }
 

@@ -163,7 +163,7 @@ class LabelledImages:
         """
         self.pairs = tuple(pairs)
         self.table = table
-        self._decode = decode
+        self.decode = decode
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -180,7 +180,7 @@ class LabelledImages:
         example = {"image": read_image(path), "name": name, "path": str(path)}
         if label_path is None:
             return example
-        label = self._decode(label_path)
+        label = self.decode(label_path)
         if label.shape != example["image"].shape[:2]:
             example["image"] = _as_stored(path, label_path, label)
         return example | {"label": self.table(label, label_path)}

@@ -16,6 +16,7 @@ are named after the codebases or the kind of data whose rules they follow:
 * `mmseg`: mmsegmentation's recipes (ZegCLIP);
 * `detectron2`: masks with classes (MaskFormer, zsseg, SAN, CAT-Seg, FC-CLIP);
 * `few_shot`: squares and warps (Fusioner, LSeg);
+* `regions`: the box around one class (zsseg's prompts);
 * `captions`, `randaugment`: pictures with captions (CLIP, GroupViT, OVSegmentor).
 """
 

@@ -4,7 +4,15 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from data_pipelines.transforms import captions, common, detectron2, few_shot, mmseg, randaugment
+from data_pipelines.transforms import (
+    captions,
+    common,
+    detectron2,
+    few_shot,
+    mmseg,
+    randaugment,
+    regions,
+)
 from data_pipelines.transforms.step import Step
 from ovseg_jax.errors import UserError, nearest
 
@@ -34,6 +42,8 @@ STEPS: dict[str, type[Step]] = {
     "center_crop": captions.CenterCrop,
     "random_erasing": captions.RandomErasing,
     "rand_augment": randaugment.RandAugment,
+    "crop_to_class": regions.CropToClass,
+    "cut_center": regions.CutCenter,
 }
 
 

@@ -5,6 +5,7 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -228,25 +229,34 @@ class TextTransformer(nnx.Module):
             normal(width**-0.5)(rngs.params(), (width, embed_dim), jnp.float32)
         )
 
-    def embed(self, tokens: jax.Array) -> jax.Array:
-        """Token ids [n, L] (L <= context) -> [n, L, D] of the compute type."""
-        length = tokens.shape[1]
+    def look_up(self, tokens: jax.Array) -> jax.Array:
+        """Token ids [n, L] -> their embeddings [n, L, D] of the compute type."""
+        return self.token_embedding[...].astype(self.dtype)[tokens]
+
+    def place(self, embedded: jax.Array) -> jax.Array:
+        """Adds positions to embedded tokens [n, L, D] (L <= context)."""
+        length = embedded.shape[1]
         if length > self.config.context:
             raise ValueError(f"{length} tokens do not fit in a context of {self.config.context}")
-        embedded = self.token_embedding[...].astype(self.dtype)[tokens]
         return embedded + self.positions[...][:length].astype(self.dtype)
 
-    def pool(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
-        """Normed tokens [n, L, D] -> feature [n, E] at the end token, which has the largest id."""
-        last = jnp.take_along_axis(x, tokens.argmax(-1)[:, None, None], axis=1)[:, 0]  # [n, D]
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Token ids [n, L] (L <= context) -> [n, L, D] of the compute type."""
+        return self.place(self.look_up(tokens))
+
+    def encode(self, x: jax.Array, end: jax.Array) -> jax.Array:
+        """Placed embeddings [n, L, D] -> features [n, E] at the positions `end` int [n]."""
+        for block in self.blocks:
+            x = block(x, causal=True)
+        last = jnp.take_along_axis(self.norm(x), end[:, None, None], axis=1)[:, 0]  # [n, D]
         return last @ self.projection[...].astype(x.dtype)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Token ids int [n, L] -> text features [n, E], un-normalised."""
-        x = self.embed(tokens)
-        for block in self.blocks:
-            x = block(x, causal=True)
-        return self.pool(self.norm(x), tokens)
+        """Token ids int [n, L] -> text features [n, E], un-normalised.
+
+        They are read at the end token, which has the largest id.
+        """
+        return self.encode(self.embed(tokens), tokens.argmax(-1))
 
 
 class CLIP(nnx.Module):
@@ -279,11 +289,11 @@ def normalize(x: jax.Array) -> jax.Array:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def encode_prompts(text: TextTransformer, tokens: jax.Array) -> jax.Array:
+def encode_prompts(text: Callable[[jax.Array], jax.Array], tokens: jax.Array) -> jax.Array:
     """Class embeddings from several prompts each: every prompt to unit length, mean, unit length.
 
     Args:
-      text: the text tower.
+      text: ids [n, L] -> features [n, E]: the text tower, or one with learned prompts.
       tokens: ids [n, P, L].
 
     Returns:

@@ -144,12 +144,21 @@ class AttentionPool(nnx.Module):
         """Feature map [B, h, w, C] -> what each position alone would answer, [B, h, w, E]."""
         return self.out(self.value(x))
 
-    def __call__(self, x: jax.Array, **resizing) -> jax.Array:
-        """Feature map [B, h, w, C] -> image feature [B, E]."""
-        tokens = self.embed(x, **resizing)
-        q = split_heads(self.query(tokens[:, :1]), self.heads)  # [B, heads, 1, d]
+    def answers(self, asking: jax.Array, tokens: jax.Array) -> jax.Array:
+        """What some of the tokens [B, 1 + h·w, C], [B, M, C], get from all: [B, M, E]."""
+        q = split_heads(self.query(asking), self.heads)  # [B, heads, M, d]
         k, v = (split_heads(f(tokens), self.heads) for f in (self.key, self.value))
-        return self.out(merge_heads(attend(q, k, v)))[:, 0]
+        return self.out(merge_heads(attend(q, k, v)))
+
+    def all_answers(self, x: jax.Array, **resizing) -> jax.Array:
+        """Feature map [B, h, w, C] -> what mean and positions get, [B, 1 + h·w, E]."""
+        tokens = self.embed(x, **resizing)
+        return self.answers(tokens, tokens)
+
+    def __call__(self, x: jax.Array, **resizing) -> jax.Array:
+        """Feature map [B, h, w, C] -> image feature [B, E], what their mean gets."""
+        tokens = self.embed(x, **resizing)
+        return self.answers(tokens[:, :1], tokens)[:, 0]
 
 
 class ModifiedResNet(nnx.Module):

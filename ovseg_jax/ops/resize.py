@@ -15,6 +15,7 @@ METHODS = ("nearest", "bilinear", "bicubic")
 # Accelerators would otherwise round interpolation weights and values to 8 or 11 bits.
 _EXACT = jax.lax.Precision.HIGHEST
 _CUBIC = -0.75  # PyTorch's and OpenCV's coefficient
+_TAPS = (-1, 0, 1, 2)  # entries that bicubic interpolation reads, from the one before
 _CUBIC_ANTIALIAS = -0.5  # PyTorch switches to Pillow's when it antialiases
 
 
@@ -163,6 +164,36 @@ def traced_bilinear_matrix(
     return jnp.where(row[:, None] < out_size, weights, 0.0)  # [out_max, in_max]
 
 
+def traced_bicubic_matrix(
+    start: jax.Array, length: jax.Array, in_max: int, out_size: int
+) -> jax.Array:
+    """The bicubic matrix (align_corners=False, no antialias) of a part of an axis that is data.
+
+    The part is resized as if nothing lay around it: its own ends are repeated beyond them. Works
+    under `jit` and `vmap`.
+
+    Args:
+      start: first entry of the part.
+      length: entries of the part, at least 1; `start + length` is at most `in_max`.
+      in_max: entries of the axis.
+      out_size: entries wanted.
+
+    Returns:
+      float32 [out_size, in_max].
+    """
+    start, length = (jnp.asarray(n, jnp.int32) for n in (start, length))
+    step = length.astype(jnp.float32) / np.float32(out_size)
+    position = (jnp.arange(out_size, dtype=jnp.float32) + 0.5) * step - 0.5
+    low = jnp.floor(position)
+    column = jnp.arange(in_max, dtype=jnp.int32)
+    matrix = jnp.zeros((out_size, in_max), jnp.float32)
+    for offset in _TAPS:
+        tap = start + jnp.clip(low.astype(jnp.int32) + offset, 0, length - 1)
+        weight = _cubic(position - low - offset, _CUBIC)
+        matrix += jnp.where(column == tap[:, None], weight[:, None], 0.0)
+    return matrix
+
+
 def traced_matrices(
     in_shape: tuple[int, int], sizes: jax.Array, new_sizes: jax.Array, shape: tuple[int, int]
 ) -> list[jax.Array]:
@@ -239,9 +270,8 @@ def _plain(
     else:
         low = np.floor(position).astype(np.int64)
         fraction = position - low.astype(np.float32)
-        offsets = (-1, 0, 1, 2)
-        taps = tuple(low + offset for offset in offsets)
-        weights = tuple(_cubic(fraction - np.float32(offset), _CUBIC) for offset in offsets)
+        taps = tuple(low + offset for offset in _TAPS)
+        weights = tuple(_cubic(fraction - np.float32(offset), _CUBIC) for offset in _TAPS)
     matrix = np.zeros((out_size, in_size), np.float32)
     rows = np.arange(out_size)
     for tap, weight in zip(taps, weights, strict=True):
@@ -266,10 +296,11 @@ def _antialiased(in_size: int, out_size: int, step: np.float32, method: str) -> 
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+def _cubic(distance: np.ndarray | jax.Array, a: float) -> np.ndarray | jax.Array:
     """Cubic convolution kernel (Keys, 1981) with free coefficient `a`."""
+    where = jnp.where if isinstance(distance, jax.Array) else np.where
     a = distance.dtype.type(a)
-    x = np.abs(distance)
+    x = abs(distance)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return np.where(x <= 1, near, np.where(x < 2, far, 0)).astype(distance.dtype)
+    return where(x <= 1, near, where(x < 2, far, 0)).astype(distance.dtype)

@@ -71,10 +71,10 @@ def gradients(
     rest = {path: value for path, value in params.items() if path not in paths}
 
     @jax.jit
-    def value_and_grad(chosen):
+    def value_and_grad(chosen, rest):  # as an argument, or XLA would evaluate frozen towers itself
         return jax.value_and_grad(lambda p: loss_of(merge_model(graphdef, {**p, **rest})))(chosen)
 
-    value, grads = value_and_grad(chosen)
+    value, grads = value_and_grad(chosen, rest)
     return value, name_map.outward(grads)
 
 

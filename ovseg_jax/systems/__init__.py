@@ -9,6 +9,7 @@ from ovseg_jax.errors import UserError, nearest
 
 SYSTEMS = {
     "clip": "ovseg_jax.systems.clip:create",
+    "prompt_learning": "ovseg_jax.systems.prompt_learning:create",
     "training_free": "ovseg_jax.systems.training_free:create",
     "zegclip": "ovseg_jax.systems.zegclip:create",
 }

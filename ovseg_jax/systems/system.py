@@ -25,6 +25,11 @@ class System(nnx.Module):
         return False
 
     @property
+    def text_trains(self) -> bool:
+        """Whether the embeddings of names change in training: `loss` encodes their tokens."""
+        return False
+
+    @property
     def patch_size(self) -> int:
         """Pixels from one of `dense_features` to the next."""
         raise NotImplementedError(f"{type(self).__name__}.patch_size")
@@ -42,6 +47,10 @@ class System(nnx.Module):
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """What trains, and how fast: the first rule that matches counts; without one, frozen."""
         raise NotImplementedError(f"{type(self).__name__}.param_groups")
+
+    def classify(self, batch: dict[str, jax.Array], vocabulary: Vocabulary) -> jax.Array:
+        """Logits float32 [B, N] of one region per picture, for systems that name regions."""
+        raise NotImplementedError(f"{type(self).__name__}.classify")
 
     def encode(self, image: jax.Array) -> Any:
         """What pictures give without names, float32 [B, H, W, 3] -> a tree of arrays [B, ...]."""

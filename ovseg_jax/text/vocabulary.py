@@ -24,11 +24,13 @@ class Vocabulary:
       embeddings: float32 [N, D]; zero where padded.
       class_ids: int32 [N], label id of the row in its data set; synonyms share it; -1 = padding.
       seen: bool [N], the class may be trained on with masks (True without a split).
+      tokens: int32 [N, P, L], where embeddings change in training; padding repeats a name.
     """
 
     embeddings: jax.Array
     class_ids: jax.Array
     seen: jax.Array
+    tokens: jax.Array | None = None
 
 
 def build_prompts(
@@ -74,6 +76,7 @@ def build_vocabulary(
     subset: str = "all",
     pad_to_multiple: int = 1,
     texts_per_call: int = 512,
+    keep_tokens: bool = False,
 ) -> Vocabulary:
     """Encodes the names of a label space.
 
@@ -88,6 +91,7 @@ def build_vocabulary(
       subset: 'all', 'seen' or 'unseen' classes.
       pad_to_multiple: N is rounded up to a multiple of this.
       texts_per_call: bounds n * P, and so the memory of a call.
+      keep_tokens: whether the vocabulary holds the tokens, too.
 
     Returns:
       A vocabulary of N rows, the real ones first.
@@ -102,8 +106,8 @@ def build_vocabulary(
     # Powers of two from 8 on, so that vocabularies of many sizes share few shapes; the last chunk
     # repeats its last name up to the common shape.
     chunk = min(max(8, 1 << (count - 1).bit_length()), max(1, texts_per_call // per_name))
-    tokens = np.pad(tokens, ((0, -count % chunk), (0, 0), (0, 0)), mode="edge")
-    rows = [np.asarray(encode(tokens[i : i + chunk])) for i in range(0, len(tokens), chunk)]
+    chunks = _pad_edge(tokens, chunk)
+    rows = [np.asarray(encode(chunks[i : i + chunk])) for i in range(0, len(chunks), chunk)]
     embeddings = np.concatenate(rows).astype(np.float32)[:count]
     seen = np.isin(class_ids, label_space.seen) | (not label_space.seen and not label_space.unseen)
     padding = -count % pad_to_multiple
@@ -111,4 +115,10 @@ def build_vocabulary(
         embeddings=jnp.asarray(np.pad(embeddings, ((0, padding), (0, 0)))),
         class_ids=jnp.asarray(np.pad(class_ids, (0, padding), constant_values=-1)),
         seen=jnp.asarray(np.pad(seen, (0, padding))),
+        tokens=jnp.asarray(_pad_edge(tokens, pad_to_multiple)) if keep_tokens else None,
     )
+
+
+def _pad_edge(tokens: np.ndarray, multiple: int) -> np.ndarray:
+    """Repeats the last name up to a multiple of names, [n, P, L]."""
+    return np.pad(tokens, ((0, -len(tokens) % multiple), (0, 0), (0, 0)), mode="edge")
