@@ -4,8 +4,14 @@ The segmenter's checkpoints have the names of MaskFormer besides, and a second a
 ``_region_clip_adapter.`` where regions have prompts of their own.
 """
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from ovseg_jax.convert.clip import CLIP_MAP
+from ovseg_jax.convert.maskformer import DROPPED, MASKFORMER_RULES
 from ovseg_jax.convert.name_map import NameMap, Rule, prefixed, rule
+from ovseg_jax.errors import UserError
 
 QUERY_ADAPTER = "clip_adapter."
 REGION_ADAPTER = "_region_clip_adapter."
@@ -44,3 +50,47 @@ def adapter_dropped(source: str = QUERY_ADAPTER, clip: NameMap = CLIP_MAP) -> tu
 PROMPT_MAP = NameMap(
     source="zsseg's prompt learning", rules=adapter_rules(), dropped=adapter_dropped()
 )
+
+
+def segmenter_map(own_prompts: bool = False, clip: NameMap = CLIP_MAP) -> NameMap:
+    """The map of the segmenter.
+
+    Args:
+      own_prompts: whether regions have an adapter of their own. Then its prompt is the only learned
+        one; its CLIP is not in the table, see `without_second_clip`.
+      clip: map of the CLIP inside.
+    """
+    regions = (
+        rule(f"{REGION_ADAPTER}non_object_embedding", "region_no_object"),
+        rule(f"{REGION_ADAPTER}prompt_learner.prefix_prompt", "prompt/prefix"),
+        rule(f"{REGION_ADAPTER}prompt_learner.suffix_prompt", "prompt/suffix"),
+    )
+    return NameMap(
+        "zsseg",
+        (
+            *prefixed(MASKFORMER_RULES, target="maskformer/"),
+            *(regions if own_prompts else ()),
+            *adapter_rules(clip=clip),
+        ),
+        (*DROPPED, *adapter_dropped(clip=clip), *adapter_dropped(REGION_ADAPTER, clip)),
+    )
+
+
+def without_second_clip(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Takes away the CLIP of the regions' adapter, a copy of the queries'.
+
+    Raises:
+      UserError: it is another one.
+    """
+    copies = {
+        name: name.replace(REGION_ADAPTER, QUERY_ADAPTER, 1)
+        for name in tensors
+        if name.startswith(f"{REGION_ADAPTER}clip_model.")
+    }
+    for name, original in copies.items():
+        if original not in tensors or not np.array_equal(tensors[name], tensors[original]):
+            raise UserError(
+                f"{name} differs from {original}, but queries and regions share one CLIP here; "
+                "the checkpoint was not trained with a frozen CLIP."
+            )
+    return {name: array for name, array in tensors.items() if name not in copies}

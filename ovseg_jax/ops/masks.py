@@ -1,6 +1,14 @@
-"""Masks of the classes of label maps."""
+"""Masks of pixels: of the classes of label maps, of the pictures on canvases."""
 
 import jax
+import jax.numpy as jnp
+
+
+def inside(sizes: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Which pixels of canvases are picture, from sizes int [B, 2]: bool [B, *shape]."""
+    rows = jnp.arange(shape[0]) < sizes[:, 0, None]
+    columns = jnp.arange(shape[1]) < sizes[:, 1, None]
+    return rows[:, :, None] & columns[:, None, :]
 
 
 def region_masks(labels: jax.Array, classes: jax.Array) -> jax.Array:

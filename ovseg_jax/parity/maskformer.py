@@ -38,13 +38,13 @@ from ovseg_jax.training.schedules import build_schedule
 _STAGES = ("res2", "res3", "res4", "res5")
 
 
-def _backbone_choices(meta: Mapping) -> dict:
+def backbone_choices(meta: Mapping) -> dict:
     """What the tensors of a backbone do not tell; only DeepLab's builder reads the multi-grid."""
     grid = tuple(meta["multi_grid"]) if "deeplab" in meta["backbone"] else ()
     return dict(multi_grid=grid, stride_in_1x1=meta["stride_in_1x1"])
 
 
-def _layer_choices(meta: Mapping) -> dict:
+def layer_choices(meta: Mapping) -> dict:
     return dict(heads=meta["nheads"], pre_norm=meta["pre_norm"], dropout=meta["dropout"])
 
 
@@ -74,7 +74,7 @@ def _compare_part(
 
 def compare_backbone(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """The stem, the stages, and the gradients of weights and picture."""
-    sizes = resnet_config(tensors(arrays), **_backbone_choices(meta))
+    sizes = resnet_config(tensors(arrays), **backbone_choices(meta))
     name_map = NameMap("ResNet", RESNET_RULES)
     image = to_nhwc(arrays["in/x"])
 
@@ -96,7 +96,7 @@ def compare_pixel_decoder(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """Each block of the pyramid, what lies around the transformer, and all gradients."""
     maps = [to_nhwc(arrays[f"in/{stage}"]) for stage in _STAGES]
     sizes = pixel_decoder_config(tensors(arrays), "")
-    layer = LayerConfig(hidden=meta["dim_feedforward"], **_layer_choices(meta))
+    layer = LayerConfig(hidden=meta["dim_feedforward"], **layer_choices(meta))
 
     def create(rngs):
         return PixelDecoder([x.shape[-1] for x in maps], sizes, layer, rngs=rngs)
@@ -131,7 +131,7 @@ def compare_predictor(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """Queries after each layer, what they say, and all gradients."""
     theirs = tensors(arrays)
     x, pixels = to_nhwc(arrays["in/x"]), to_nhwc(arrays["in/mask_features"])
-    sizes = predictor_config(theirs, "", **_layer_choices(meta))
+    sizes = predictor_config(theirs, "", **layer_choices(meta))
 
     def create(rngs):
         classes, dim = theirs["class_embed.weight"].shape
@@ -203,8 +203,8 @@ def load_maskformer(arrays: Arrays, meta: Mapping) -> tuple[nnx.GraphDef, Flat]:
     reads_encoded = meta["in_feature"] == "transformer_encoder"
     sizes = maskformer_config(
         theirs,
-        _backbone_choices(meta),
-        dict(reads_encoded=reads_encoded, **_layer_choices(meta)),
+        backbone_choices(meta),
+        dict(reads_encoded=reads_encoded, **layer_choices(meta)),
     )
 
     def create(rngs):

@@ -74,6 +74,8 @@ COMPARE = {
     ("zsseg", "prompt_crops"): "ovseg_jax.parity.zsseg_data:compare_crops",
     ("zsseg", "oracle_inference"): "ovseg_jax.parity.zsseg:compare_oracle",
     ("zsseg", "pseudo_labels"): "ovseg_jax.parity.zsseg:compare_pseudo_labels",
+    ("zsseg", "train"): "ovseg_jax.parity.zsseg_models:compare_train",
+    ("zsseg", "eval"): "ovseg_jax.parity.zsseg_models:compare_eval",
     ("zsseg", "evaluator"): "ovseg_jax.parity.metrics:compare_zsseg",
     ("zsseg", "classification_evaluator"): "ovseg_jax.parity.metrics:compare_classification",
     ("fusioner", "metrics"): "ovseg_jax.parity.metrics:compare_fusioner",

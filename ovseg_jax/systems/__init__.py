@@ -12,6 +12,7 @@ SYSTEMS = {
     "prompt_learning": "ovseg_jax.systems.prompt_learning:create",
     "training_free": "ovseg_jax.systems.training_free:create",
     "zegclip": "ovseg_jax.systems.zegclip:create",
+    "zsseg": "ovseg_jax.systems.zsseg:create",
 }
 
 

@@ -1,0 +1,175 @@
+"""Parity of zsseg's segmenters as a whole: training, and pictures to maps."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ovseg_jax.convert.maskformer import maskformer_config
+from ovseg_jax.convert.name_map import NameMap
+from ovseg_jax.convert.zsseg import QUERY_ADAPTER, segmenter_map
+from ovseg_jax.networks.mask_scores import cosine_logits
+from ovseg_jax.ops.resize import resize
+from ovseg_jax.params import Flat, merge_model
+from ovseg_jax.parity.maskformer import backbone_choices, layer_choices, load_images
+from ovseg_jax.parity.model import gradients, load_model, names
+from ovseg_jax.parity.runner import Arrays, Quantity, exact, gradient, loss, output
+from ovseg_jax.parity.zsseg import adapter_config, recorded_tensors
+from ovseg_jax.systems.zsseg import ZSSeg, ZSSegConfig
+from ovseg_jax.text.vocabulary import Vocabulary
+
+_CLIP = f"{QUERY_ADAPTER}clip_model."
+
+
+def _load(
+    arrays: Arrays, meta: Mapping, name_map: NameMap, **choices
+) -> tuple[ZSSegConfig, nnx.GraphDef, Flat]:
+    """The system of a file; what the file lacks of CLIP is zero."""
+    theirs = recorded_tensors(arrays)
+    clip = adapter_config(theirs, meta["clip"], _CLIP)
+    prefix, suffix = meta.get("prompt_shape") or (0, 0)
+    config = ZSSegConfig(
+        clip,
+        maskformer_config(theirs, backbone_choices(meta), layer_choices(meta)),
+        class_hidden=meta["embed_hidden_dim"],
+        prefix=prefix,
+        suffix=suffix,
+        learn_prompt=bool(prefix + suffix),
+        mask_weight=meta["mask_weight"],
+        dice_weight=meta["dice_weight"],
+        no_object_weight=meta["no_object_weight"],
+        image_mean=tuple(meta["pixel_mean"]),
+        image_std=tuple(meta["pixel_std"]),
+        **choices,
+    )
+    held = {path for name in theirs for path in name_map.paths(name)}
+    graphdef, params = load_model(lambda rngs: ZSSeg(config, rngs=rngs), name_map, theirs, held)
+    return config, graphdef, params
+
+
+def _vocabulary(tokens: jax.Array, seen: np.ndarray) -> Vocabulary:
+    """Classes 0, 1, … with their tokens, not yet embedded."""
+    count = len(tokens)
+    return Vocabulary(jnp.zeros((count, 0)), jnp.arange(count), jnp.asarray(seen), tokens)
+
+
+def _embed(system: ZSSeg, vocabulary: Vocabulary) -> Vocabulary:
+    embeddings = system.encode_vocabulary(vocabulary.tokens)
+    return dataclasses.replace(vocabulary, embeddings=embeddings)
+
+
+def _labels(arrays: Arrays, canvas: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Label maps of the canvas [B, H, W] and their classes [B, K], from masks of classes."""
+    count = len(names(arrays, "in/labels_"))
+    listed = [arrays[f"in/labels_{i}"] for i in range(count)]
+    labels = np.full((count, *canvas), 255, np.int32)
+    classes = np.full((count, max(map(len, listed)) + 1), -1, np.int32)
+    for i, found in enumerate(listed):
+        classes[i, : len(found)] = found
+        for number, mask in zip(found, arrays[f"in/masks_{i}"].astype(bool), strict=True):
+            labels[i, : mask.shape[0], : mask.shape[1]][mask] = number
+    return {"label": labels, "classes": classes}
+
+
+def compare_train(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
+    """Names, queries, masks, weighted losses of all layers, and gradients."""
+    name_map = segmenter_map()
+    config, graphdef, params = _load(arrays, meta, name_map)
+    tokens = jnp.asarray(arrays["in/tokens"], jnp.int32)
+    tokens = tokens[:, None] if tokens.ndim == 2 else tokens.swapaxes(0, 1)  # [n, P, L]
+    vocabulary = _vocabulary(tokens, np.ones(len(tokens), bool))
+    image, _ = load_images(arrays, meta)
+    batch = {"image": image, **_labels(arrays, image.shape[1:3])}
+
+    @jax.jit
+    def forward(params):
+        system = merge_model(graphdef, params)
+        embedded = _embed(system, vocabulary)
+        rows, _ = system._names(embedded)
+        outputs = system.maskformer(image)
+        return rows, outputs, system.loss(batch, embedded, None)
+
+    text, outputs, (_, terms) = forward(params)
+
+    def total(system):
+        return system.loss(batch, _embed(system, vocabulary), None)[0]
+
+    trained = [name for name in meta["trainable_parameters"] if f"param/{name}" in arrays]
+    value, grads = gradients(graphdef, params, name_map, trained, total)
+    weights = dict(ce=1.0, mask=config.mask_weight, dice=config.dice_weight)
+    quantities = {
+        f"out/weighted_{name}": loss(term * weights[name.split("_")[1]])
+        for name, term in terms.items()
+    }
+    norm = np.sqrt(sum(float((np.float64(grad) ** 2).sum()) for grad in grads.values()))
+    quantities |= {
+        "out/text_features_with_noobj": output(text),
+        "out/pred_masks": output(outputs.masks[-1]),
+        "out/grad_global_norm": gradient(norm),
+    }
+    *auxiliary, final = range(len(outputs.classes))
+    for layer, prefix in ((final, ""), *((i, f"aux{i}_") for i in auxiliary)):
+        queries = outputs.classes[layer]
+        quantities |= {
+            f"out/{prefix}class_embedding": output(queries),
+            f"out/{prefix}sim_logits": output(cosine_logits(queries, text)),
+        }
+    return quantities | {
+        key: gradient(grads[key.removeprefix("grad/")]) for key in arrays if key.startswith("grad/")
+    }
+
+
+def compare_eval(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
+    """Pictures to masks, regions, scores of queries and maps, with variants of the ensemble."""
+    own = meta["separate_region_adapter"]
+    choices = dict(
+        query_prompts=len(arrays["in/tokens"]) if own else 0,
+        mask_threshold=meta["mask_thr"],
+    )
+    config, graphdef, params = _load(arrays, meta, segmenter_map(own), **choices)
+    keys = ("in/tokens", "in/region_tokens") if own else ("in/tokens",)
+    tokens = np.concatenate([arrays[key] for key in keys]).swapaxes(0, 1)  # [n, P, L]
+    flags = np.asarray(meta["trainable_flag"], bool)
+    system = merge_model(graphdef, params)
+    vocabulary = _embed(system, _vocabulary(jnp.asarray(tokens, jnp.int32), flags))
+    text, region_text = system._names(vocabulary)
+    quantities = {"out/text_features_with_noobj": output(text)}
+    if own:
+        quantities["out/region_text_features_with_noobj"] = output(region_text)
+    for picture in names(arrays, "in/image_"):
+        one = {"in/image_0": arrays[f"in/image_{picture}"]}
+        image, sizes = load_images(one, meta)
+        height, width = sizes[0].tolist()
+        features = system.encode(image, jnp.asarray(sizes))
+        masks = jax.nn.sigmoid(resize(features.masks[0, ..., None], image.shape[1:3])[..., 0])
+        valid = np.asarray(features.valid[0])
+        quantities |= {
+            f"out/class_embedding_{picture}": output(features.queries[0]),
+            f"out/mask_prob_{picture}": output(masks[:, :height, :width]),
+            f"out/valid_{picture}": exact(valid),
+            f"out/clip_logits_{picture}": output(
+                cosine_logits(features.regions[0], region_text)[valid]
+            ),
+        }
+        shape = tuple(arrays[f"in/out_hw_{picture}"].tolist())
+        for number, variant in enumerate(meta["variants"]):
+            system.config = _variant(config, variant)
+            seen = flags & variant["dataset_has_trainable_flag"]
+            flagged = dataclasses.replace(vocabulary, seen=jnp.asarray(seen))
+            scores = system.scores(features, flagged)[0]
+            maps = system.decode(features, flagged, image.shape[1:3])[0, :height, :width]
+            removed = variant["clip_ensemble"] and variant["clip_ensemble_weight"] <= 0
+            quantities |= {
+                f"out/v{number}_{picture}_final_cls": output(scores[valid] if removed else scores),
+                f"out/v{number}_{picture}_sem_seg": output(resize(maps, shape).transpose(2, 0, 1)),
+            }
+    return quantities
+
+
+def _variant(config: ZSSegConfig, variant: Mapping) -> ZSSegConfig:
+    return dataclasses.replace(
+        config, ensemble=variant["clip_ensemble"], ensemble_weight=variant["clip_ensemble_weight"]
+    )
