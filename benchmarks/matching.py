@@ -1,4 +1,4 @@
-"""Time of matching queries with targets: costs, assignment on the device, assignment on the host.
+"""Time of matching queries with targets: costs, assignment on the device or host, whole criterion.
 
   python benchmarks/matching.py
   python benchmarks/matching.py --sides 640 --slots 64 --targets 64
@@ -7,7 +7,8 @@ All decoder layers and images of a batch at once, as in a training step of MaskF
 mask logits at a quarter of the side, rectangular patches as targets, and as many classes as slots.
 The host's way is what the device's replaces: costs are fetched, SciPy solves one problem after the
 other, and the queries are sent back; the device has nothing to do meanwhile. Both are given the
-same costs and must agree. Ratios are of the least times of one run.
+same costs and must agree. The criterion is matching and losses with their gradient. Ratios are of
+the least times of one run.
 """
 
 import argparse
@@ -22,6 +23,9 @@ from scipy.optimize import linear_sum_assignment
 
 from benchmarks import machine
 from ovseg_jax.losses.matching import TermWeights, assign_targets, matching_costs
+from ovseg_jax.losses.set_criterion import set_losses
+
+WEIGHTS = TermWeights()
 
 HEADER = (
     "side",
@@ -30,8 +34,10 @@ HEADER = (
     "costs ms",
     "device ms",
     "host ms",
+    "criterion ms",
     "device / costs",
     "host / device",
+    "matching / criterion",
 )
 
 
@@ -59,12 +65,17 @@ def assign_on_host(costs: jax.Array, targets: int) -> jax.Array:
     return jax.device_put(matches)
 
 
+def total_loss(class_logits, mask_logits, classes, masks) -> jax.Array:
+    options = dict(weights=WEIGHTS, no_object_weight=0.1)
+    return set_losses(class_logits, mask_logits, classes, masks, **options)[0]
+
+
 def measure(options: argparse.Namespace, side: int, slots: int, targets: int) -> tuple:
     """One line of the table."""
     arrays = inputs(options.layers, options.batch, options.queries, side, slots, targets)
-    weights = TermWeights()
-    cost = jax.jit(lambda *arrays: matching_costs(*arrays, weights))
+    cost = jax.jit(lambda *arrays: matching_costs(*arrays, WEIGHTS))
     solve = jax.jit(assign_targets)
+    criterion = jax.jit(jax.value_and_grad(total_loss, (0, 1)))
     costs, classes = cost(*arrays), arrays[2]
     if not (solve(costs, classes) == assign_on_host(costs, targets)).all():
         sys.exit("the device's assignment is not the host's")
@@ -73,9 +84,11 @@ def measure(options: argparse.Namespace, side: int, slots: int, targets: int) ->
         lambda: solve(costs, classes),
         # Arrays keep what was fetched of them; a sum is a new one.
         lambda: assign_on_host(costs + 0, targets),
+        lambda: criterion(*arrays),
     )
-    of_costs, device, host = (1000 * min(machine.clock(call)) for call in calls)
-    return side, slots, targets, of_costs, device, host, device / of_costs, host / device
+    of_costs, device, host, whole = (1000 * min(machine.clock(call)) for call in calls)
+    ratios = device / of_costs, host / device, (of_costs + device) / whole
+    return side, slots, targets, of_costs, device, host, whole, *ratios
 
 
 def main() -> None:
