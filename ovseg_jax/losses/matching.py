@@ -57,29 +57,42 @@ def class_cost(logits: jax.Array, classes: jax.Array) -> jax.Array:
     return -jnp.take_along_axis(probabilities, classes, axis=-1)
 
 
-def matching_costs(
-    class_logits: jax.Array,
-    mask_logits: jax.Array,
-    classes: jax.Array,
-    targets: jax.Array,
-    weights: TermWeights,
-) -> jax.Array:
-    """Cost of every pair of a query and a target of the same image.
-
-    Args:
-      class_logits: float32 [B, Q, C + 1], the last for "no object".
-      mask_logits: float32 [B, Q, h, w].
-      classes: int32 [B, K], -1 = padding.
-      targets: bool [B, K, h, w].
-      weights: of the terms.
-
-    Returns:
-      float32 [B, Q, K].
-    """
+def _layer_costs(class_logits, mask_logits, classes, targets, weights: TermWeights) -> jax.Array:
+    """Costs of one decoder layer, [B, Q, K], from targets [B, K, h, w] of the predictions' size."""
     pixels = (x.reshape(*x.shape[:-2], -1).astype(jnp.float32) for x in (mask_logits, targets))
     focal, dice = mask_costs(*pixels)
     label = class_cost(class_logits.astype(jnp.float32), classes)
     return weights.mask * focal + weights.label * label + weights.dice * dice
+
+
+def matching_costs(
+    class_logits: jax.Array,
+    mask_logits: jax.Array,
+    classes: jax.Array,
+    masks: jax.Array,
+    weights: TermWeights,
+) -> jax.Array:
+    """Cost of every pair of a query and a target of the same image; no gradient.
+
+    Arguments as of `match`. Targets are compared at the resolution of the predictions, resized to
+    it by taking the nearest pixel.
+
+    Returns:
+      float32 [L, B, Q, K].
+    """
+    targets = take_nearest(masks, mask_logits.shape[-2:])
+    logits = jax.lax.stop_gradient((class_logits, mask_logits))
+    # One layer after the other: the pixels of all at once would take several times the memory.
+    return jax.lax.map(lambda layer: _layer_costs(*layer, classes, targets, weights), logits)
+
+
+def assign_targets(costs: jax.Array, classes: jax.Array) -> jax.Array:
+    """Solves the assignment problems of all layers and images together, [L, B, Q, K] -> [L, B, K].
+
+    Classes and result as of `match`.
+    """
+    counts = (classes >= 0).sum(-1, dtype=jnp.int32)
+    return jax.vmap(jax.vmap(assign), in_axes=(0, None))(costs, counts)
 
 
 def match(
@@ -89,10 +102,7 @@ def match(
     masks: jax.Array,
     weights: TermWeights,
 ) -> jax.Array:
-    """Matches targets with queries of least total cost, for every layer and image; no gradient.
-
-    Targets are compared at the resolution of the predictions, resized to it by taking the nearest
-    pixel. All problems are solved together, on the device.
+    """Matches targets with queries at least total cost, for every layer and image; no gradient.
 
     Args:
       class_logits: float [L, B, Q, C + 1], of L decoder layers; the last class is "no object".
@@ -105,10 +115,5 @@ def match(
       int32 [L, B, K], the query of each target; -1 for padding and where targets outnumber
       queries.
     """
-    targets = take_nearest(masks, mask_logits.shape[-2:])
-    logits = jax.lax.stop_gradient((class_logits, mask_logits))
-    # One layer after the other: the pixels of all at once would take several times the memory.
-    costs = jax.lax.map(lambda layer: matching_costs(*layer, classes, targets, weights), logits)
-    counts = (classes >= 0).sum(-1, dtype=jnp.int32)
-    of_images = jax.vmap(assign)
-    return jax.vmap(of_images, in_axes=(0, None))(costs, counts)  # [L, B, Q, K] -> [L, B, K]
+    costs = matching_costs(class_logits, mask_logits, classes, masks, weights)
+    return assign_targets(costs, classes)

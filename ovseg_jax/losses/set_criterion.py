@@ -96,7 +96,7 @@ def _pair_losses_forward(mask_logits, matches, masks, scale):
     zeros = (jnp.zeros((2, len(matches))), jnp.zeros_like(mask_logits))
     sums, gradient = jax.lax.fori_loop(0, slots, add_target, zeros)
     sums = sums.sum(1)
-    return (scale @ sums, sums), gradient
+    return ((scale * sums).sum(), sums), gradient
 
 
 def _pair_losses_backward(gradient, cotangents):

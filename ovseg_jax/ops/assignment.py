@@ -6,9 +6,9 @@ other along a shortest augmenting path. Where several assignments are optimal, t
 columns are looked at decides, so it is kept. SciPy adds in float64; numbers are here pairs of
 float32 whose sum is the value (Dekker, 1971), which leaves 48 bits.
 
-One step of the only loop scans one row or sets one edge, and under `vmap` every problem is at a
-step of its own: many problems take as long as the one with most steps, not as the sum over rows of
-what the slowest needs.
+A step scans at most one row and sets at most one edge, and under `vmap` every problem is at a step
+of its own: many problems take as long as the one with most steps, not as the sum over rows of what
+the slowest needs.
 """
 
 from typing import NamedTuple
@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 
 NOBODY = -1
+# Whether all problems are solved is asked after so many steps: the answer has to come from all
+# devices of a sharded batch, and on a GPU to the host.
+_STEPS_AT_ONCE = 16
 
 
 class _Number(NamedTuple):
@@ -82,10 +85,9 @@ class _State(NamedTuple):
     end: jax.Array
 
 
-def _seek(state: _State, row: jax.Array, columns: jax.Array) -> _State:
-    """The state in which a path from `row` to a free column begins."""
-    count = state.dual.high.shape[0]
-    return state._replace(
+def _search(row: jax.Array, count: int, columns: jax.Array) -> dict:
+    """The fields of a state of `count` columns in which a path from `row` begins to be sought."""
+    return dict(
         row=row,
         scanned=row,
         base=_exactly(0.0),
@@ -155,16 +157,19 @@ def _set_edge(state: _State) -> tuple[_State, jax.Array]:
     ), walking & (freed == NOBODY)
 
 
-def _step(state: _State, cost: jax.Array, columns: jax.Array) -> _State:
-    def choose(condition, a, b):
-        return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+def _choose(condition: jax.Array, a: _State, b: _State) -> _State:
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
+
+def _step(state: _State, cost: jax.Array, rows: jax.Array, columns: jax.Array) -> _State:
+    """Scans a row unless a path has been found, then sets its next edge; nothing after the end."""
     walking = state.end != NOBODY
     scanned, found = _scan(state, cost, columns)
-    state = choose(walking, state, scanned)
-    state, complete = _set_edge(state)
-    done = complete | ~(walking | found)
-    return choose(done, _seek(state, state.row + 1, columns), state)
+    moved, complete = _set_edge(_choose(walking, state, scanned))
+    next_row = complete | ~(walking | found)
+    search = _search(state.row + 1, cost.shape[1], columns)
+    moved = _choose(next_row, moved._replace(**search), moved)
+    return _choose(state.row < rows, moved, state)
 
 
 def _assign_rows(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> _State:
@@ -172,21 +177,18 @@ def _assign_rows(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> _State
     count = cost.shape[1]
     nobody = jnp.full(count, NOBODY, jnp.int32)
     start = _State(
-        row=jnp.int32(0),
-        scanned=jnp.int32(0),
-        base=_exactly(0.0),
-        distance=_exactly(jnp.full(count, jnp.inf)),
         parent=nobody,
-        order=nobody,
         dual=_exactly(jnp.zeros(count)),
         row_of=nobody,
         column_of=jnp.full(len(cost), NOBODY, jnp.int32),
-        end=jnp.int32(NOBODY),
+        **_search(jnp.int32(0), count, columns),
     )
     return jax.lax.while_loop(
         lambda state: state.row < rows,
-        lambda state: _step(state, cost, columns),
-        _seek(start, jnp.int32(0), columns),
+        lambda state: jax.lax.fori_loop(
+            0, _STEPS_AT_ONCE, lambda _, state: _step(state, cost, rows, columns), state
+        ),
+        start,
     )
 
 

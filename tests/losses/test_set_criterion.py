@@ -15,7 +15,7 @@ from scipy.special import expit, log_softmax, softmax
 
 from ovseg_jax.losses.matching import TermWeights, match
 from ovseg_jax.losses.set_criterion import class_losses, query_classes, set_losses
-from ovseg_jax.ops.resize import interpolation_matrix, take_nearest
+from ovseg_jax.ops.resize import interpolation_matrix
 
 WEIGHTS = TermWeights(1.5, 12.0, 2.0)
 
@@ -263,10 +263,3 @@ def test_eight_devices_compute_what_one_does():
     one, _, eight, (gathers, reduces) = map(json.loads, shown.stdout.splitlines())
     np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-7)
     assert reduces and not gathers  # neither masks nor logits travel
-
-
-def test_take_nearest_keeps_the_dtype_and_takes_the_floor():
-    labels = jnp.arange(7 * 5, dtype=jnp.uint8).reshape(7, 5)
-    small = take_nearest(labels, (3, 4))
-    assert small.dtype == jnp.uint8
-    np.testing.assert_array_equal(small, nearest(np.asarray(labels), (3, 4)))

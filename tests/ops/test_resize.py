@@ -12,6 +12,7 @@ from ovseg_jax.ops.resize import (
     interpolation_matrix,
     resize,
     resize_axis,
+    take_nearest,
     traced_bilinear_matrix,
 )
 from ovseg_jax.parity.runner import compare_file
@@ -38,6 +39,14 @@ def test_constants_stay(method, in_size, out_size):
 def test_nearest_takes_the_floor():
     index = interpolation_matrix(7, 3, "nearest").argmax(axis=1)
     np.testing.assert_array_equal(index, [0, 2, 4])
+
+
+def test_labels_are_taken_as_the_matrix_does_in_their_dtype():
+    labels = np.arange(2 * 7 * 5, dtype=np.uint8).reshape(2, 7, 5)
+    taken = take_nearest(jnp.asarray(labels), (3, 9))
+    assert taken.dtype == jnp.uint8
+    rows, columns = (interpolation_matrix(*sizes, "nearest") for sizes in ((7, 3), (5, 9)))
+    np.testing.assert_array_equal(taken, rows @ labels @ columns.T)
 
 
 def test_aligned_corners_stay_in_place():
