@@ -45,6 +45,7 @@ def backbone_choices(meta: Mapping) -> dict:
 
 
 def layer_choices(meta: Mapping) -> dict:
+    """What the tensors of a predictor do not tell."""
     return dict(heads=meta["nheads"], pre_norm=meta["pre_norm"], dropout=meta["dropout"])
 
 

@@ -76,6 +76,7 @@ COMPARE = {
     ("zsseg", "pseudo_labels"): "ovseg_jax.parity.zsseg:compare_pseudo_labels",
     ("zsseg", "train"): "ovseg_jax.parity.zsseg_models:compare_train",
     ("zsseg", "eval"): "ovseg_jax.parity.zsseg_models:compare_eval",
+    ("zsseg", "perpixel"): "ovseg_jax.parity.zsseg_models:compare_pixels",
     ("zsseg", "evaluator"): "ovseg_jax.parity.metrics:compare_zsseg",
     ("zsseg", "classification_evaluator"): "ovseg_jax.parity.metrics:compare_classification",
     ("fusioner", "metrics"): "ovseg_jax.parity.metrics:compare_fusioner",

@@ -8,17 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ovseg_jax.convert.maskformer import maskformer_config
+from ovseg_jax.convert.maskformer import maskformer_config, pixel_decoder_config
 from ovseg_jax.convert.name_map import NameMap
+from ovseg_jax.convert.resnet import resnet_config
 from ovseg_jax.convert.zsseg import QUERY_ADAPTER, segmenter_map
 from ovseg_jax.networks.mask_scores import cosine_logits
 from ovseg_jax.ops.resize import resize
 from ovseg_jax.params import Flat, merge_model
 from ovseg_jax.parity.maskformer import backbone_choices, layer_choices, load_images
-from ovseg_jax.parity.model import gradients, load_model, names
+from ovseg_jax.parity.model import gradients, load_model, names, to_nchw
 from ovseg_jax.parity.runner import Arrays, Quantity, exact, gradient, loss, output
 from ovseg_jax.parity.zsseg import adapter_config, recorded_tensors
 from ovseg_jax.systems.zsseg import ZSSeg, ZSSegConfig
+from ovseg_jax.systems.zsseg_pixels import ZSSegPixels, ZSSegPixelsConfig
 from ovseg_jax.text.vocabulary import Vocabulary
 
 _CLIP = f"{QUERY_ADAPTER}clip_model."
@@ -98,7 +100,7 @@ def compare_train(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
         return system.loss(batch, _embed(system, vocabulary), None)[0]
 
     trained = [name for name in meta["trainable_parameters"] if f"param/{name}" in arrays]
-    value, grads = gradients(graphdef, params, name_map, trained, total)
+    _, grads = gradients(graphdef, params, name_map, trained, total)
     weights = dict(ce=1.0, mask=config.mask_weight, dice=config.dice_weight)
     quantities = {
         f"out/weighted_{name}": loss(term * weights[name.split("_")[1]])
@@ -173,3 +175,48 @@ def _variant(config: ZSSegConfig, variant: Mapping) -> ZSSegConfig:
     return dataclasses.replace(
         config, ensemble=variant["clip_ensemble"], ensemble_weight=variant["clip_ensemble_weight"]
     )
+
+
+def compare_pixels(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
+    """The baseline without proposals: loss and gradients, and maps by three weights."""
+    theirs, name_map = recorded_tensors(arrays), segmenter_map()
+    config = ZSSegPixelsConfig(
+        adapter_config(theirs, meta["clip"], _CLIP),
+        resnet_config(theirs, "backbone.", **backbone_choices(meta)),
+        pixel_decoder_config(theirs),
+        image_mean=tuple(meta["pixel_mean"]),
+        image_std=tuple(meta["pixel_std"]),
+    )
+    graphdef, params = load_model(
+        lambda rngs: ZSSegPixels(config, rngs=rngs), name_map, theirs, ("clip/", "maskformer/")
+    )
+    flags = np.asarray(meta["trainable_flag"], bool)
+    tokens = jnp.asarray(arrays["in/tokens"], jnp.int32).swapaxes(0, 1)
+    system = merge_model(graphdef, params)
+    vocabulary = _embed(system, _vocabulary(tokens, flags))
+    rows = np.flatnonzero([name in meta["seen_names"] for name in meta["class_names"]])
+    seen = Vocabulary(
+        vocabulary.embeddings[rows], jnp.arange(len(rows)), jnp.ones(len(rows), bool)
+    )
+    image, _ = load_images(arrays, {**meta, "size_divisibility": 1})
+    label = jnp.asarray(arrays["in/sem_seg_0"], jnp.int32)[None]
+    value, grads = gradients(
+        graphdef,
+        params,
+        name_map,
+        names(arrays, "grad/"),
+        lambda system: system.loss({"image": image, "label": label}, seen, None)[0],
+    )
+    features = system.encode(image)
+    embeddings = resize(system.spread(features.embeddings, image.shape[1:3]), meta["out_hw"])
+    quantities = {
+        "out/loss_sem_seg": loss(value),
+        "out/train_embedding": output(to_nchw(features.embeddings)),
+    } | {f"grad/{name}": gradient(grad) for name, grad in grads.items()}
+    for number, weight in enumerate(meta["ensemble_weights"]):
+        system.config = dataclasses.replace(config, ensemble_weight=weight)
+        maps = system.scores(embeddings, features.picture, vocabulary)[0]
+        quantities[f"out/sem_seg_w{number}"] = output(maps.transpose(2, 0, 1))
+        if weight < 0:  # the picture's names alone, the same everywhere
+            quantities["out/clip_global_prob"] = output(maps[0, 0])
+    return quantities

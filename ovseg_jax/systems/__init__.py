@@ -13,6 +13,7 @@ SYSTEMS = {
     "training_free": "ovseg_jax.systems.training_free:create",
     "zegclip": "ovseg_jax.systems.zegclip:create",
     "zsseg": "ovseg_jax.systems.zsseg:create",
+    "zsseg_pixels": "ovseg_jax.systems.zsseg_pixels:create",
 }
 
 

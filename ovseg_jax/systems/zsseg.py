@@ -49,7 +49,7 @@ FILLS = ("mean", "zero")
 class ZSSegConfig:
     """Sizes and choices; the defaults are the published ones for COCO-Stuff."""
 
-    clip: CLIPConfig  # the size of its image tower is that of the regions
+    clip: CLIPConfig
     maskformer: MaskFormerConfig = dataclasses.field(default_factory=MaskFormerConfig)
     class_hidden: int = 1024  # of the projection from queries to CLIP's space
     prefix: int = 0  # learned vectors before a name; without any, prompts are the templates'
@@ -66,6 +66,7 @@ class ZSSegConfig:
     mask_threshold: float = 0.5  # least probability of a region's pixels
     mask_expand: float = 1.0  # side of a region's box over that of its mask
     mask_fill: str = "mean"  # of CLIP's pictures, or 'zero', black
+    region_size: int = 224  # side of what CLIP's image tower gets, whatever its own
     matting: bool = False  # whether regions are weighed by the probabilities of the mask
     image_mean: tuple[float, ...] = IMAGENET_MEAN  # how MaskFormer's pictures are normalised
     image_std: tuple[float, ...] = IMAGENET_STD
@@ -256,7 +257,7 @@ class ZSSeg(System):
             pixels / np.float32(CLIP_STD) + black,
             probabilities if config.matting else masks,
             boxes,
-            config.clip.image.image_size,
+            config.region_size,
             jnp.asarray(black if config.mask_fill == "zero" else np.zeros_like(black)),
         )
         return self.clip.encode_image(regions), valid
