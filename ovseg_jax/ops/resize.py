@@ -53,7 +53,7 @@ def interpolation_matrix(
         raise ValueError("antialias goes with bilinear and bicubic resizing only")
     step = _step(in_size, out_size, align_corners, scale)
     if method == "nearest":
-        matrix = _nearest(in_size, out_size, step)
+        matrix = np.eye(in_size, dtype=np.float32)[_nearest_index(in_size, out_size, step)]
     elif antialias:
         matrix = _antialiased(in_size, out_size, step, method)
     else:
@@ -196,10 +196,6 @@ def _step(in_size: int, out_size: int, align_corners: bool, scale: float | None)
 def _nearest_index(in_size: int, out_size: int, step: np.float32) -> np.ndarray:
     index = np.floor(np.arange(out_size, dtype=np.float32) * step).astype(np.int64)
     return np.minimum(index, in_size - 1)
-
-
-def _nearest(in_size: int, out_size: int, step: np.float32) -> np.ndarray:
-    return np.eye(in_size, dtype=np.float32)[_nearest_index(in_size, out_size, step)]
 
 
 def _repeats(in_size: int, out_size: int) -> bool:

@@ -77,7 +77,7 @@ COMPARE = {
 }
 
 # Parts of a key that mark a reference array.
-REFERENCE = frozenset({"out", "out64", "grad", "after", "sched64"})
+REFERENCE = frozenset({"out", "out64", "grad", "grad_in", "after", "sched64"})
 
 Arrays = Mapping[str, np.ndarray]
 
