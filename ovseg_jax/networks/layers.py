@@ -131,10 +131,14 @@ class Conv(nnx.Module):
 
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
     """[B, H, W, in] and [size, size, in, out] -> [B, ceil(H/stride), ceil(W/stride), out]."""
+    kernel = kernel.astype(x.dtype)
+    if kernel.shape[0] == 1:
+        # XLA forms the kernel's gradient of a product up to four times faster on CPU.
+        return x[:, ::stride, ::stride] @ kernel[0, 0]
     padding = dilation * (kernel.shape[0] - 1) // 2
     return jax.lax.conv_general_dilated(
         x,
-        kernel.astype(x.dtype),
+        kernel,
         window_strides=(stride, stride),
         padding=((padding, padding), (padding, padding)),
         rhs_dilation=(dilation, dilation),

@@ -87,9 +87,8 @@ def compare_backbone(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
 
     graphdef, params = load_model(lambda rngs: sizes.build(rngs=rngs), name_map, tensors(arrays))
     by_image = jax.jit(jax.grad(lambda x: forward(merge_model(graphdef, params), x)[0]))(image)
-    of_image = dataclasses.replace(gradient(to_nchw(by_image)), expected=arrays["grad_in/x"])
     return _compare_part(arrays, lambda rngs: sizes.build(rngs=rngs), name_map, forward) | {
-        "grad_in/x": of_image
+        "grad_in/x": gradient(to_nchw(by_image))
     }
 
 
@@ -128,6 +127,13 @@ def compare_pixel_decoder(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     return _compare_part(arrays, create, NameMap("pixel decoder", PIXEL_DECODER_RULES), forward)
 
 
+def _first_layer_scale(name: str, arrays: Arrays, meta: Mapping) -> float | None:
+    """Queries begin with zeros, so the first layer's values are alike: no gradient but rounding."""
+    if meta["pre_norm"] or not name.endswith("decoder.layers.0.self_attn.in_proj_weight"):
+        return None
+    return float(np.abs(arrays[f"grad/{name.removesuffix('weight')}bias"]).max())
+
+
 def compare_predictor(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """Queries after each layer, what they say, and all gradients."""
     theirs = tensors(arrays)
@@ -156,13 +162,10 @@ def compare_predictor(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
         ).mean((1, 2, 3, 4))  # [L]
         return terms[-1] + 0.5 * terms[:-1].sum(), results | _named(outputs)
 
-    def grad_scale(name):
-        # Queries begin with zeros, so the first layer's values are alike: no gradient but rounding.
-        if meta["pre_norm"] or not name.endswith("decoder.layers.0.self_attn.in_proj_weight"):
-            return None
-        return float(np.abs(arrays[f"grad/{name.removesuffix('weight')}bias"]).max())
-
-    return _compare_part(arrays, create, NameMap("predictor", PREDICTOR_RULES), forward, grad_scale)
+    name_map = NameMap("predictor", PREDICTOR_RULES)
+    return _compare_part(
+        arrays, create, name_map, forward, lambda name: _first_layer_scale(name, arrays, meta)
+    )
 
 
 def _named(outputs: QueryOutputs) -> dict[str, jax.Array]:

@@ -17,6 +17,7 @@ from ovseg_jax.convert.resnet import (
     torchvision_config,
 )
 from ovseg_jax.networks.resnet import RESNET_SIZES, ResNetConfig
+from ovseg_jax.ops.images import normalize
 from ovseg_jax.params import abstract_model, merge_model
 from ovseg_jax.pictures import IMAGENET_MEAN, IMAGENET_STD
 from ovseg_jax.weights import load_model_json, load_weights
@@ -90,7 +91,7 @@ def test_caffe2_reads_undivided_bgr():
     own = {path.removeprefix(TARGET): value for path, value in ours.items()}
     picture = np.random.default_rng(1).integers(0, 256, (1, 9, 9, 3)).astype(np.float32)
     stem = merge_model(graphdef, own).stem.conv1
-    found = stem((picture - IMAGENET_MEAN) / IMAGENET_STD)
+    found = stem(normalize(picture.astype(np.uint8), IMAGENET_MEAN, IMAGENET_STD))
     bgr = (picture - IMAGENET_MEAN)[..., ::-1].transpose(0, 3, 1, 2)
     plain = jax.lax.conv(bgr.astype(np.float32), theirs["conv1_w"], (2, 2), [(3, 3), (3, 3)])
     scale, shift = (theirs[f"res_conv1_bn_{part}"][:, None, None] for part in "sb")

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ovseg_jax.networks.positions import resize_positions
+from ovseg_jax.networks.positions import resize_positions, sine_positions
 
 
 def test_positions_keep_the_class_row_and_the_grid():
@@ -49,3 +49,13 @@ def test_the_caller_may_decide_whether_a_table_serves():
     table = jax.random.normal(jax.random.key(0), (17, 2))
     assert resize_positions(table, (2, 8), keep=True) is table
     assert not np.allclose(resize_positions(table, (4, 4), offset=0.1, keep=False), table)
+
+
+def test_sine_positions_end_at_a_full_turn():
+    table = np.asarray(sine_positions((3, 5), 8))
+    assert table.shape == (3, 5, 8)
+    rows, columns = table[..., :4], table[..., 4:]
+    assert not np.ptp(rows, axis=1).any() and not np.ptp(columns, axis=0).any()
+    angle = 2 * np.pi * np.arange(1, 6) / 5
+    expected = np.stack([f(a) for a in (angle, angle / 100) for f in (np.sin, np.cos)], axis=-1)
+    np.testing.assert_allclose(columns[0], expected, atol=1e-5)

@@ -106,3 +106,10 @@ def test_traced_matrix_maps_over_sizes():
     matrices = jax.vmap(lambda pair: traced_bilinear_matrix(pair[0], pair[1], 8, 8))(sizes)
     np.testing.assert_allclose(matrices[0, :, :3], interpolation_matrix(3, 8), atol=1e-6)
     np.testing.assert_allclose(matrices[1, :3], interpolation_matrix(8, 3), atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "new"), [(5, 10), (5, 15), (7, 49), (3, 41 * 3), (6, 9)])
+def test_whole_factors_repeat_what_the_matrix_picks(size, new):
+    x = np.random.default_rng(0).normal(size=(size, 2)).astype(np.float32)
+    expected = interpolation_matrix(size, new, "nearest") @ x
+    np.testing.assert_array_equal(resize_axis(jnp.asarray(x), new, 0, "nearest"), expected)
