@@ -12,6 +12,7 @@ from ovseg_jax.ops.resize import (
     interpolation_matrix,
     resize,
     resize_axis,
+    traced_bicubic_matrix,
     traced_bilinear_matrix,
 )
 from ovseg_jax.parity.runner import compare_file
@@ -97,3 +98,11 @@ def test_traced_matrix_maps_over_sizes():
     matrices = jax.vmap(lambda pair: traced_bilinear_matrix(pair[0], pair[1], 8, 8))(sizes)
     np.testing.assert_allclose(matrices[0, :, :3], interpolation_matrix(3, 8), atol=1e-6)
     np.testing.assert_allclose(matrices[1, :3], interpolation_matrix(8, 3), atol=1e-6)
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 30), (3, 20), (29, 1), (11, 2), (0, 5)])
+def test_a_part_of_an_axis_is_resized_as_if_alone(start, length):
+    matrix = jax.jit(lambda *part: traced_bicubic_matrix(*part, 30, 12))(start, length)
+    expected = np.zeros((12, 30), np.float32)
+    expected[:, start : start + length] = interpolation_matrix(length, 12, "bicubic")
+    np.testing.assert_allclose(matrix, expected, atol=2e-6)
