@@ -33,6 +33,7 @@ from ovseg_jax.training.logs import say
 Encode = Callable[[np.ndarray], jax.Array]
 
 _LISTED_CONFUSIONS = 20
+_GROUPS = ("retrieval", "zero_shot", "regions")  # figures of a result besides those of pixels
 
 
 class Readout(NamedTuple):
@@ -117,6 +118,14 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "lat
     return result
 
 
+def scalars(result: Mapping) -> dict[str, float]:
+    """The means of a result by name, those of a group as ``regions/top_1``."""
+    named = dict(result)
+    for group in _GROUPS:
+        named |= {f"{group}/{name}": value for name, value in result.get(group, {}).items()}
+    return {name: value for name, value in named.items() if isinstance(value, float)}
+
+
 def summary_table(result: Mapping) -> str:
     """The means of a result as a short table, before and after training where both are known."""
     columns = ("mIoU", "mIoU_seen", "mIoU_unseen", "hIoU", "aAcc")
@@ -130,7 +139,7 @@ def summary_table(result: Mapping) -> str:
         for name, row in rows.items()
         if row
     ]
-    for group in ("retrieval", "zero_shot", "regions"):
+    for group in _GROUPS:
         figures = (f"{key} {value:.2f}" for key, value in result.get(group, {}).items())
         if group in result:
             lines.append(f"{group}: {', '.join(figures)}")

@@ -141,8 +141,7 @@ def main(argv: list[str]) -> None:
         models.create_loader(evaluated, evaluated.data.eval, evaluated.eval.batch_size)
 
     def scores(model):
-        result, _ = evaluate.evaluate_model(config, model)
-        return {name: value for name, value in result.items() if isinstance(value, float)}
+        return evaluate.scalars(evaluate.evaluate_model(config, model)[0])
 
     if given.mode != "eval":
         say(f"training {path} in {workdir}")

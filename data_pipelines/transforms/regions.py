@@ -77,7 +77,7 @@ class CutCenter(Step):
     def apply(self, example: Example, drawn: Any) -> Example:
         """Cuts and fills image and label."""
         fill = {"image": self.image_value, "label": self.ignore_label}
-        return example | {key: self._cut(example[key], fill[key]) for key in fill}
+        return example | {key: self._cut(example[key], fill[key]) for key in fill if key in example}
 
     def _cut(self, array: np.ndarray, value: int) -> np.ndarray:
         sides = list(zip(array.shape, self.size, strict=False))

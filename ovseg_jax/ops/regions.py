@@ -18,7 +18,7 @@ def mask_boxes(masks: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The smallest boxes around masks.
 
     Args:
-      masks: bool [Q, H, W].
+      masks: bool [Q, H, W]; False on padding around the picture.
 
     Returns:
       int32 [Q, 4], left, top, right, bottom; the last two are one past the last pixel. And bool
@@ -42,7 +42,7 @@ def expand_boxes(boxes: jax.Array, ratio: float, size: jax.Array) -> jax.Array:
 
     Args:
       boxes: int32 [Q, 4] as `mask_boxes` gives them.
-      ratio: new over old side.
+      ratio: new over old side, at least 1.
       size: int [2], height and width of the picture; may be traced.
 
     Returns:
@@ -64,24 +64,23 @@ def cut_regions(
     Args:
       image: float32 [H, W, 3], normalised.
       masks: bool [Q, H, W], or float32 between 0 and 1 for soft masks.
-      boxes: int32 [Q, 4], left, top, right, bottom; within the picture, at least one pixel large.
+      boxes: int32 [Q, 4], left, top, right, bottom; within the image, at least one pixel large.
       size: side of the result; ratios are not kept.
       fill: float32 [3], normalised colour outside of the masks.
 
     Returns:
       float32 [Q, size, size, 3], bicubic without antialiasing.
     """
-    offset = image - fill
+    channels = (image - fill).transpose(2, 0, 1)  # [3, H, W]
+    exact = dict(precision=jax.lax.Precision.HIGHEST)
 
     def cut(region):
         mask, (left, top, right, bottom) = region
         down = traced_bicubic_matrix(top, bottom - top, image.shape[0], size)
         across = traced_bicubic_matrix(left, right - left, image.shape[1], size)
-        masked = mask[..., None] * offset  # [H, W, 3]
-        exact = dict(precision=jax.lax.Precision.HIGHEST)
-        columns = jnp.einsum("xw,hwc->hxc", across, masked, **exact)
+        columns = jnp.einsum("chw,xw->chx", mask * channels, across, **exact)
         # Weights add up to 1, so that a colour taken off before may be put back afterwards.
-        return jnp.einsum("yh,hxc->yxc", down, columns, **exact) + fill
+        return jnp.einsum("yh,chx->yxc", down, columns, **exact) + fill
 
     return jax.lax.map(cut, (masks, boxes), batch_size=_MASKS_AT_ONCE)
 

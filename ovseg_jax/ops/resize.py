@@ -182,8 +182,9 @@ def traced_bicubic_matrix(
       float32 [out_size, in_max].
     """
     start, length = (jnp.asarray(n, jnp.int32) for n in (start, length))
-    step = length.astype(jnp.float32) / np.float32(out_size)
-    position = (jnp.arange(out_size, dtype=jnp.float32) + 0.5) * step - 0.5
+    # XLA divides by constants through their rounded inverses; these quotients are exact.
+    steps = np.arange(in_max + 1, dtype=np.float32) / np.float32(out_size)
+    position = (jnp.arange(out_size, dtype=jnp.float32) + 0.5) * jnp.asarray(steps)[length] - 0.5
     low = jnp.floor(position)
     column = jnp.arange(in_max, dtype=jnp.int32)
     matrix = jnp.zeros((out_size, in_max), jnp.float32)

@@ -195,9 +195,7 @@ def compare_pixels(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     system = merge_model(graphdef, params)
     vocabulary = _embed(system, _vocabulary(tokens, flags))
     rows = np.flatnonzero([name in meta["seen_names"] for name in meta["class_names"]])
-    seen = Vocabulary(
-        vocabulary.embeddings[rows], jnp.arange(len(rows)), jnp.ones(len(rows), bool)
-    )
+    seen = Vocabulary(vocabulary.embeddings[rows], jnp.arange(len(rows)), jnp.ones(len(rows), bool))
     image, _ = load_images(arrays, {**meta, "size_divisibility": 1})
     label = jnp.asarray(arrays["in/sem_seg_0"], jnp.int32)[None]
     value, grads = gradients(

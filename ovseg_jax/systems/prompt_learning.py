@@ -80,8 +80,8 @@ class PromptLearning(ClipSystem):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean cross-entropy of regions and names.
 
-        Regions of other classes do not count, and none that cropping left without a pixel. (The
-        reference draws another example in its place, which changes the mean over no other.)
+        Regions of other classes, or of which cropping left no pixel, do not count. (For the latter
+        the reference draws other examples; here the batch is so many smaller.)
 
         Args:
           batch: `image` float32 [B, H, W, 3], normalised; `label` int [B, H, W], 1 where the class

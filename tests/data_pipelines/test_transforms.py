@@ -34,8 +34,10 @@ SPECS = {
     "center_crop": {"size": 20, "short_side": 24},
     "random_erasing": {"probability": 1.0},
     "rand_augment": {"operations": 4},
+    "crop_to_class": {},
+    "cut_center": {"size": (32, 64)},
 }
-NEED_LABEL = {"reduce_zero_label", "select", "present_classes"}
+NEED_LABEL = {"reduce_zero_label", "select", "present_classes", "crop_to_class"}
 REFUSE_LABEL = {"center_crop", "rand_augment"}
 WARPS = {"random_affine", "shift_scale_rotate"}
 

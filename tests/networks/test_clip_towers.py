@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from ovseg_jax.networks import clip as clips
+from ovseg_jax.networks import clip_resnet
 from ovseg_jax.params import abstract_model
 
 TINY = clips.CLIPConfig(
@@ -111,3 +112,12 @@ def test_initialisation_of_the_text_blocks():
         assert abs(float(kernel[...].std()) / expected - 1) < 0.05, name
     assert not block.attention.query.bias[...].any()
     assert block.mlp.fc1.bias[...].any()
+
+
+def test_the_mean_gets_the_first_answer_of_an_attention_pool():
+    config = clip_resnet.ResNetConfig(image_size=96, width=2)  # 64 channels, 3 x 3 positions
+    pool = clip_resnet.AttentionPool(config, 5, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (2, 2, 4, 64))
+    answers = pool.all_answers(x)
+    assert answers.shape == (2, 9, 5)
+    np.testing.assert_allclose(answers[:, 0], pool(x), atol=1e-6)

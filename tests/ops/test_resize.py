@@ -13,6 +13,7 @@ from ovseg_jax.ops.resize import (
     resize,
     resize_axis,
     take_nearest,
+    traced_bicubic_matrix,
     traced_bilinear_matrix,
 )
 from ovseg_jax.parity.runner import compare_file
@@ -113,3 +114,11 @@ def test_whole_factors_repeat_what_the_matrix_picks(size, new):
     x = np.random.default_rng(0).normal(size=(size, 2)).astype(np.float32)
     expected = interpolation_matrix(size, new, "nearest") @ x
     np.testing.assert_array_equal(resize_axis(jnp.asarray(x), new, 0, "nearest"), expected)
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 30), (3, 20), (29, 1), (11, 2), (0, 5)])
+def test_a_part_of_an_axis_is_resized_as_if_alone(start, length):
+    matrix = jax.jit(lambda *part: traced_bicubic_matrix(*part, 30, 12))(start, length)
+    expected = np.zeros((12, 30), np.float32)
+    expected[:, start : start + length] = interpolation_matrix(length, 12, "bicubic")
+    np.testing.assert_allclose(matrix, expected, atol=2e-6)

@@ -86,3 +86,14 @@ def test_padding_is_not_encoded(words, length):
     assert {shape[-1] for shape in shapes} == {length}
     text = tokenizer([" ".join(["cat"] * words)])
     np.testing.assert_array_equal(found.embeddings[0], [text.sum(), text.max()])
+
+
+def test_tokens_stay_where_asked_for():
+    options = dict(subset="seen", pad_to_multiple=4)
+    assert build_vocabulary(encode, TOKENIZER, SPACE, TEMPLATES, **options).tokens is None
+    vocabulary = build_vocabulary(
+        encode, TOKENIZER, SPACE, TEMPLATES, **options, keep_tokens=True, texts_per_call=2
+    )
+    assert vocabulary.tokens.shape[:2] == (4, 2)
+    np.testing.assert_array_equal(encode(vocabulary.tokens)[:2], vocabulary.embeddings[:2])
+    np.testing.assert_array_equal(vocabulary.tokens[2:], vocabulary.tokens[np.array([1, 1])])
