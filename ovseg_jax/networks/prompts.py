@@ -62,9 +62,7 @@ class LearnedPrompt(nnx.Module):
             embedded = embedded.at[:, 1 : 1 + before].set(self.prefix[...].astype(embedded.dtype))
         if after:
             behind = place - (stop - after)
-            vectors = jax.nn.one_hot(behind, after, dtype=embedded.dtype) @ self.suffix[...].astype(
-                embedded.dtype
-            )
+            vectors = self.suffix[...].astype(embedded.dtype)[jnp.clip(behind, 0, after - 1)]
             inside = (behind >= 0) & (behind < after)
             embedded = jnp.where(inside[..., None], vectors, embedded)
         return embedded, stop[:, 0] + 1
