@@ -233,6 +233,14 @@ def resize_traced(
     return apply_matrices(x, *traced_matrices(x.shape[1:3], sizes, new_sizes, shape))
 
 
+def _repeats(in_size: int, out_size: int) -> bool:
+    """Whether the nearest entries are each entry equally often, in spite of rounding."""
+    if out_size % in_size:
+        return False
+    index = _nearest_index(in_size, out_size, _step(in_size, out_size, False, None))
+    return np.array_equal(index, np.repeat(np.arange(in_size), out_size // in_size))
+
+
 def _step(in_size: int, out_size: int, align_corners: bool, scale: float | None) -> np.float32:
     """Input entries per output entry."""
     if align_corners:
@@ -245,14 +253,6 @@ def _step(in_size: int, out_size: int, align_corners: bool, scale: float | None)
 def _nearest_index(in_size: int, out_size: int, step: np.float32) -> np.ndarray:
     index = np.floor(np.arange(out_size, dtype=np.float32) * step).astype(np.int64)
     return np.minimum(index, in_size - 1)
-
-
-def _repeats(in_size: int, out_size: int) -> bool:
-    """Whether the nearest entries are each entry equally often, in spite of rounding."""
-    if out_size % in_size:
-        return False
-    index = _nearest_index(in_size, out_size, _step(in_size, out_size, False, None))
-    return np.array_equal(index, np.repeat(np.arange(in_size), out_size // in_size))
 
 
 def _plain(

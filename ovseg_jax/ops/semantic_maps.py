@@ -15,21 +15,18 @@ def class_probabilities(logits: jax.Array) -> jax.Array:
     return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)[..., :-1]
 
 
-def semantic_map(
-    scores: jax.Array, masks: jax.Array, shape: tuple[int, int] | None = None
-) -> jax.Array:
+def semantic_map(scores: jax.Array, masks: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """The scores of all pixels of a picture.
 
     Args:
       scores: of queries and classes, float32 [B, Q, C].
       masks: logits [B, Q, h, w].
-      shape: height and width to which the logits are brought first; None = theirs.
+      shape: height and width to which the logits are brought first.
 
     Returns:
       float32 [B, *shape, C].
     """
-    masks = masks.transpose(0, 2, 3, 1)  # [B, h, w, Q]
-    return _weigh(scores, masks if shape is None else resize(masks, shape))
+    return _weigh(scores, resize(masks.transpose(0, 2, 3, 1), shape))  # [B, *shape, Q]
 
 
 def original_semantic_map(

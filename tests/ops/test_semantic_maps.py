@@ -18,7 +18,7 @@ def test_no_object_takes_its_share_of_the_probability():
 
 
 def test_a_pixel_sums_the_scores_of_its_masks():
-    found = semantic_map(SCORES, MASKS)
+    found = semantic_map(SCORES, MASKS, (4, 6))
     assert found.shape == (2, 4, 6, 5)
     weights = 1 / (1 + np.exp(-np.asarray(MASKS[1, :, 2, 3])))
     np.testing.assert_allclose(found[1, 2, 3], weights @ SCORES[1], rtol=1e-5)
