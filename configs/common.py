@@ -2,7 +2,6 @@
 
 from ml_collections import ConfigDict
 
-from data_pipelines.datasets import find_dataset
 from ovseg_jax.pictures import CLIP_MEAN as CLIP_MEAN
 from ovseg_jax.pictures import CLIP_STD as CLIP_STD
 from ovseg_jax.pictures import IMAGENET_MEAN as IMAGENET_MEAN
@@ -235,59 +234,4 @@ def zegclip(setting: str, prompt_tokens: int, seen_only: bool) -> ConfigDict:
     config.optimizer = adamw(lr=2e-4, weight_decay=0.01)
     config.schedule = schedule("poly", warmup_steps=1500, warmup_ratio=1e-6, power=0.9, min_lr=1e-6)
     config.eval = slide_512()
-    return config
-
-
-def zsseg_prompt(dataset: str, per_class: int, train_split: str = "train") -> ConfigDict:
-    """The first stage of zsseg as published (Xu et al., ECCV 2022), save the length of the run.
-
-    Args:
-        dataset: its name in `data_pipelines.datasets`, with seen and unseen classes.
-        per_class: crops of each seen class.
-        train_split: of the data set.
-    """
-    known = find_dataset(dataset)
-    root = f"data/{known.folder}"
-    regions = dict(name="class_regions", dataset=dataset, root=root)
-    select = dict(name="select", keys=("image", "label", "class_id"))
-    # CLIP's mean in a space where the mean is 0, as published; (0.0, 0.0, 0.0) is the sounder fill.
-    fill = tuple(value / 255 for value in CLIP_MEAN)
-    config = base()
-    config.system = ConfigDict(
-        dict(name="prompt_learning", clip=vit_b16(224), prefix=16, suffix=0, fill=fill)
-    )
-    config.pretrained = "models/clip_vit_b16"
-    config.image = ConfigDict(dict(mean=CLIP_MEAN, std=CLIP_STD))
-    config.vocabulary = ConfigDict(
-        dict(label_space=known.label_space, templates="{}", tokenizer="clip", train_subset="seen")
-    )
-    config.data = ConfigDict(
-        dict(
-            train=dict(
-                source=dict(regions, split=train_split, subset="seen", per_class=per_class),
-                transforms=(
-                    dict(name="crop_to_class"),
-                    dict(name="random_resized_crop", size=(244, 224)),
-                    dict(name="flip"),
-                    select,
-                ),
-            ),
-            eval=dict(source=dict(known.source, root=root, split="val"), transforms=()),
-            regions=dict(
-                source=dict(regions, split="val"),
-                transforms=(
-                    dict(name="crop_to_class"),
-                    dict(name="cut_center", size=(224, 224)),
-                    select,
-                ),
-            ),
-        )
-    )
-    config.optimizer = ConfigDict(
-        dict(name="sgd", lr=0.02, momentum=0.9, weight_decay=5e-4, clip_norm=0.01)
-    )
-    config.schedule = schedule("cosine", warmup_steps=100, warmup_ratio=0.005)
-    config.schedule.warmup = "constant"
-    # The dense read-out of CLIP with the prompt; what the prompt is chosen by are the regions.
-    config.eval = evaluation(batch_size=32, short_side=336, crop=224, stride=112)
     return config

@@ -12,10 +12,11 @@ accuracy on masked crops, `regions` in the result.
 from ml_collections import ConfigDict
 
 from configs import common
+from configs.zsseg.common import prompt
 
 
 def get_config() -> ConfigDict:
     """The recipe."""
-    config = common.zsseg_prompt("coco_stuff_156_15_zsseg", per_class=32)
+    config = prompt("coco_stuff_156_15_zsseg", per_class=32)
     config.train = common.train(batch_size=32, steps=16_000, eval_every=1000)
     return config
