@@ -96,7 +96,8 @@ def network_sizes(config: ConfigDict) -> str:
 @functools.cache
 def abstract_system(system: str, dtype: str):
     """Shapes and groups, once for the recipes that share them: building ViT-B/16 takes seconds."""
-    config = ConfigDict({"system": json.loads(system), "dtype": dtype})
+    image = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    config = ConfigDict({"system": json.loads(system), "dtype": dtype, "image": image})
     model = nnx.eval_shape(lambda: create_system(config, nnx.Rngs(0)))
     return split_model(model)[1], model.param_groups()
 

@@ -21,6 +21,8 @@ from ovseg_jax.convert.maskformer import (
 )
 from ovseg_jax.convert.name_map import NameMap
 from ovseg_jax.convert.resnet import RESNET_RULES, resnet_config
+from ovseg_jax.losses.matching import TermWeights
+from ovseg_jax.losses.set_criterion import set_losses
 from ovseg_jax.networks.detr import LayerConfig
 from ovseg_jax.networks.layers import Linear
 from ovseg_jax.networks.maskformer import MaskFormer, Predictor, QueryOutputs
@@ -29,8 +31,9 @@ from ovseg_jax.networks.positions import sine_positions
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.ops.semantic_maps import class_probabilities, original_semantic_map
 from ovseg_jax.params import Flat, merge_model
+from ovseg_jax.parity.maskformer_losses import load_targets
 from ovseg_jax.parity.model import gradients, load_model, names, tensors, to_nchw, to_nhwc
-from ovseg_jax.parity.runner import Arrays, Quantity, gradient, loss, not_compared, output
+from ovseg_jax.parity.runner import Arrays, Quantity, gradient, loss, output
 from ovseg_jax.training.optimizers import build_optimizer
 from ovseg_jax.training.partition import ParamGroup, split_trainable
 from ovseg_jax.training.schedules import build_schedule
@@ -253,11 +256,45 @@ def compare_full(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     }
     for i, (h, w) in enumerate(original.tolist()):
         results |= {f"{name}_{i}": to_nchw(value[:, :h, :w])[i] for name, value in maps.items()}
-    return {f"out/{name}": output(value) for name, value in results.items()} | {
-        key: not_compared("the matched losses are not there yet")
-        for key in arrays
-        if key.startswith(("out/train_", "out/grad_", "grad/"))
+    quantities = {f"out/{name}": output(value) for name, value in results.items()}
+    return quantities | _compare_losses(arrays, meta, graphdef, params, image)
+
+
+def _compare_losses(
+    arrays: Arrays, meta: Mapping, graphdef: nnx.GraphDef, params: Flat, image: jax.Array
+) -> dict[str, Quantity]:
+    """The weighted terms of every layer, gradients, and the norm of them all."""
+    canvas = image.shape[1:3]
+    padded = dict(arrays)
+    for i in range(len(image)):
+        given = arrays[f"in/masks_{i}"]
+        margins = (full - n for full, n in zip(canvas, given.shape[1:], strict=True))
+        padded[f"in/masks_{i}"] = np.pad(given, [(0, 0), *((0, margin) for margin in margins)])
+    classes, masks = load_targets(padded, len(image))
+    weights = TermWeights(1.0, meta["mask_weight"], meta["dice_weight"])
+    trained, constants = split_trainable(params, (ParamGroup(r"^(?!backbone/.*/norm/)"),))
+
+    @jax.jit
+    def differentiate(trained):
+        def total(trained):
+            outputs = merge_model(graphdef, {**trained, **constants})(image)
+            options = dict(weights=weights, no_object_weight=meta["no_object_weight"])
+            return set_losses(*outputs, classes, masks, **options)
+
+        (_, terms), grads = jax.value_and_grad(total, has_aux=True)(trained)
+        return terms, grads, optax.tree.norm(grads)
+
+    terms, grads, norm = differentiate(trained)
+    factors = dict(ce=weights.label, mask=weights.mask, dice=weights.dice)
+    grads = MASKFORMER_MAP.outward(grads)
+    quantities = {
+        f"out/train_weighted_{name}": loss(factors[name.split("_")[1]] * value)
+        for name, value in terms.items()
     }
+    for name in names(arrays, "grad/"):
+        scale = _first_layer_scale(name, arrays, meta)
+        quantities[f"grad/{name}"] = gradient(grads[name], scale)
+    return quantities | {"out/grad_global_norm": gradient(norm)}
 
 
 _SCHEDULES = {"WarmupPolyLR": "poly", "WarmupCosineLR": "cosine"}

@@ -13,7 +13,7 @@ from ovseg_jax.ops.resize import take_nearest
 from ovseg_jax.parity.runner import Arrays, Quantity, exact, gradient, loss, output
 
 
-def _targets(arrays: Arrays, images: int) -> tuple[np.ndarray, np.ndarray]:
+def load_targets(arrays: Arrays, images: int) -> tuple[np.ndarray, np.ndarray]:
     """Classes [B, K] and masks [B, K, H, W] of a batch, with padding beyond the largest count."""
     labels = [arrays[f"in/labels_{image}"] for image in range(images)]
     size = arrays["in/masks_0"].shape[1:]
@@ -42,7 +42,7 @@ def _pairs(matches: jax.Array, prefix: str = "") -> dict[str, Quantity]:
 def compare_matcher(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quantity]:
     """Targets at the size of the predictions, the three costs, and the assignment."""
     class_logits, mask_logits = arrays["in/pred_logits"], arrays["in/pred_masks"]
-    classes, masks = _targets(arrays, len(class_logits))
+    classes, masks = load_targets(arrays, len(class_logits))
     weights = TermWeights(meta["cost_class"], meta["cost_mask"], meta["cost_dice"])
     matches = match(class_logits[None], mask_logits[None], classes, masks, weights)[0]
     down = take_nearest(jnp.asarray(masks), mask_logits.shape[-2:]).astype(jnp.float32)
@@ -66,7 +66,7 @@ def compare_criterion(arrays: Arrays, meta: Mapping[str, Any]) -> dict[str, Quan
         np.stack([arrays[f"in/{layer}_pred_{kind}"] for layer in layers])
         for kind in ("logits", "masks")
     )
-    classes, masks = _targets(arrays, class_logits.shape[1])
+    classes, masks = load_targets(arrays, class_logits.shape[1])
     factors = meta["weight_dict"]
     weights = TermWeights(*(factors[f"loss_{term}"] for term in ("ce", "mask", "dice")))
 
