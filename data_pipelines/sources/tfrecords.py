@@ -4,7 +4,9 @@ Reading them needs TensorFlow, for the messages only; where they lie is read wit
 """
 
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,8 +69,8 @@ class TFRecordSource:
     def _features(self, record: Record, path: str) -> dict[str, list[bytes]]:
         """The values of both features."""
         try:
-            found = self._parse(record.data).features.feature
-        except ValueError as error:  # DecodeError is one
+            found = self._parse(record.data)
+        except ValueError as error:
             raise UserError(f"the record {path!r} is no tf.train.Example; write it anew") from error
         values = {name: list(found[name].bytes_list.value) for name in found}
         for name in (self._image, self._caption):
@@ -81,14 +83,23 @@ class TFRecordSource:
         return values
 
 
-def _parser():
+def _parser() -> Callable[[bytes], Mapping[str, Any]]:
+    """What makes features of a record; it raises ValueError where the record is none."""
     try:
         import tensorflow as tf
+        from google.protobuf.message import DecodeError
     except ImportError as error:
         raise UserError(
             'TFRecords are read with TensorFlow; install it with pip install ".[data]"'
         ) from error
-    return tf.train.Example.FromString
+
+    def parse(data: bytes) -> Mapping[str, Any]:
+        try:
+            return tf.train.Example.FromString(data).features.feature
+        except DecodeError as error:
+            raise ValueError(str(error)) from error
+
+    return parse
 
 
 def scan_tfrecord(path: Path) -> Spans:

@@ -5,11 +5,14 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from data_pipelines.datasets import DATASETS, find_dataset, prepare
+from data_pipelines.datasets import DATASETS, LabelledDataset, find_dataset, prepare
 from data_pipelines.doctor import examine
 from ovseg_jax.cli import main
 from ovseg_jax.errors import UserError
 from ovseg_jax.text.label_space import load_label_space
+
+LABELLED = [name for name in DATASETS if isinstance(DATASETS[name], LabelledDataset)]
+CAPTIONED = [name for name in DATASETS if name not in LABELLED]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def twins(tmp_path_factory):
     return twin
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", LABELLED)
 def test_a_twin_loads_by_the_words_of_its_data_set(twins, name):
     dataset = DATASETS[name]
     space = load_label_space(dataset.label_space)
@@ -38,6 +41,20 @@ def test_a_twin_loads_by_the_words_of_its_data_set(twins, name):
             assert example["image"].dtype == np.uint8
             assert example["image"].shape == (*example["label"].shape, 3)
             assert set(np.unique(example["label"]).tolist()) <= allowed
+
+
+@pytest.mark.parametrize("name", CAPTIONED)
+def test_a_twin_has_captions(twins, name):
+    dataset = DATASETS[name]
+    names = set()
+    for split in dataset.splits:
+        source = dataset.open(twins(dataset.preparation), split)
+        assert len(source) == 3
+        for example in map(source.__getitem__, range(3)):
+            assert example["image"].dtype == np.uint8 and example["image"].shape[2] == 3
+            assert len(example["caption"].split()) > 3
+            names.add(example["name"])
+    assert len(names) == 3 * len(dataset.splits)
 
 
 @pytest.mark.parametrize("name", DATASETS)
