@@ -116,7 +116,8 @@ def scan_tar(path: Path) -> Spans:
             incomplete += 1
 
     try:
-        with tarfile.open(path, "r:") as tar:
+        # Unbuffered: of the bytes between the headers none are needed.
+        with open(path, "rb", buffering=0) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # a shard has tens of thousands
                 name, ending = split_name(member.name)
@@ -127,7 +128,7 @@ def scan_tar(path: Path) -> Spans:
                     endings.add(ending)
                 end = tar.offset
             close()
-            _check_end(tar.fileobj.fileno(), tar.offset)
+            _check_end(file.fileno(), tar.offset)
     except tarfile.TarError as error:
         raise ValueError(f"no uncompressed tar file, or it ends too early: {error}") from error
     table = np.array(spans, np.int64).reshape(-1, 2)

@@ -1,5 +1,7 @@
 """Every data set by its twin: the real format, read by the real source."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,11 +81,52 @@ def test_the_doctor_names_what_is_wrong(tmp_path, capsys):
     assert list((tmp_path / "seen").glob("val_*.png"))
 
 
+def test_the_doctor_shows_pictures_with_their_captions(tmp_path, capsys):
+    prepare("coco_captions", tmp_path, None, 2)
+    path = tmp_path / "annotations" / "captions_val2017.json"
+    lists = json.loads(path.read_bytes())
+    first, second = (picture["id"] for picture in lists["images"])
+    for note in lists["annotations"]:
+        note["caption"] = "" if note["image_id"] == first else note["caption"]
+    path.write_text(json.dumps(lists))
+    (tmp_path / "val2017" / f"{second:012d}.jpg").unlink()
+    arguments = ["doctor", "coco_captions", "--data", str(tmp_path), "--split", "val"]
+    assert main([*arguments, "--output", str(tmp_path / "seen")]) == 1
+    printed = capsys.readouterr().out
+    assert f"1 pictures with an empty caption ({first:012d})" in printed
+    assert f"{second:012d}.jpg'; does it exist?" in printed
+    shown = Image.open(tmp_path / "seen" / f"val_{first:012d}.png")
+    picture = Image.open(tmp_path / "val2017" / f"{first:012d}.jpg")
+    assert shown.height / shown.width > picture.height / picture.width  # a strip is below it
+
+
+def test_coco_lists_are_read_in_the_order_of_their_ids(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images" / "val2017").mkdir(parents=True)
+    for number in (7, 3):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(
+            tmp_path / "images" / "val2017" / f"{number:012d}.jpg"
+        )
+    images = [dict(id=number, file_name=f"{number:012d}.jpg") for number in (7, 3)]
+    notes = [dict(id=20, image_id=3, caption="b "), dict(id=10, image_id=3, caption="a\n")]
+    notes.append(dict(id=15, image_id=7, caption="c"))
+    path = tmp_path / "annotations" / "captions_val2017.json"
+    path.write_text(json.dumps(dict(images=images, annotations=notes)))
+    source = find_dataset("coco_captions").open(str(tmp_path), "val")
+    assert [source[k]["captions"] for k in range(2)] == [("a", "b"), ("c",)]
+    assert (source[0]["caption"], source[0]["name"]) == ("a", "000000000003")
+    path.write_text("{}")
+    with pytest.raises(UserError, match=r"captions_val2017\.json' is no list of captions"):
+        find_dataset("coco_captions").open(str(tmp_path), "val")
+
+
 def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="unknown data set 'vox20'; did you mean 'voc20'"):
         find_dataset("vox20")
     with pytest.raises(UserError, match=r"no JPEGImages in .*unpack VOCtrainval"):
         find_dataset("voc20").open(str(tmp_path), "val")
+    with pytest.raises(UserError, match="webdataset needs no preparation"):
+        prepare("cc3m", tmp_path, tmp_path, None)
     with pytest.raises(UserError, match="a twin of 0 examples is none"):
         prepare("voc", tmp_path, None, 0)
 
