@@ -102,7 +102,7 @@ def _caption_findings(split: str, examples: list[_Examined]) -> list[str]:
     if empty := [e.name for e in examples if not all(map(str.strip, e.captions))]:
         findings.append(
             f"split {split} has {len(empty)} pictures with an empty caption ({some(empty)}); take "
-            "them out, they teach that any picture may have none"
+            "them out, for no text tells them apart"
         )
     same = defaultdict(list)
     for example in examples:

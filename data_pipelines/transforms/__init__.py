@@ -1,7 +1,7 @@
 """Transforms of single examples, as small named steps.
 
-An example is a dict: `image` uint8 [H, W, 3], `label` integer [H, W], `caption` str, and whatever
-else its source documents. **Images are RGB.** Some references work on BGR as OpenCV decodes it;
+An example is a dict: `image` uint8 [H, W, 3], `label` integer [H, W], `caption` str (the first
+of `captions`, where a picture has several), and whatever else its source documents. **Images are RGB.** Some references work on BGR as OpenCV decodes it;
 every step here either treats the channels alike or names their order to OpenCV, so that its result
 is the reference's with the channels reversed, value for value.
 

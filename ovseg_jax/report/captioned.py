@@ -32,8 +32,9 @@ def captioned(image: np.ndarray, captions: Sequence[str]) -> Image.Image:
     font = load_font(width // 32)
     fitting = int((width - 2 * font.size) / font.getlength("n"))
     lines = [line for caption in captions for line in textwrap.wrap(f"· {caption}", fitting)]
-    text, height = "\n".join(lines), int(font.size * (1.6 * len(lines) + 2))
-    strip = Image.new("RGB", (width, height), PAPER)
+    line = int(font.size * 1.4)
+    strip = Image.new("RGB", (width, line * (len(lines) + 1)), PAPER)
     draw = ImageDraw.Draw(strip)
-    draw.multiline_text((font.size, font.size), text, INK, font, spacing=font.size / 4)
+    for number, text in enumerate(lines, start=1):
+        draw.text((font.size, line * number), text, INK, font, anchor="lm")
     return set_below(picture, strip)
