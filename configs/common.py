@@ -8,7 +8,9 @@ from ovseg_jax.pictures import IMAGENET_MEAN as IMAGENET_MEAN
 from ovseg_jax.pictures import IMAGENET_STD as IMAGENET_STD
 
 
-def adamw(lr: float, weight_decay: float, b2: float = 0.999, clip_norm: float = 0.0) -> ConfigDict:
+def adamw(
+    lr: float, weight_decay: float, b2: float = 0.999, clip_norm: float = 0.0, eps: float = 1e-8
+) -> ConfigDict:
     """AdamW with decoupled weight decay."""
     return ConfigDict(
         dict(
@@ -16,7 +18,7 @@ def adamw(lr: float, weight_decay: float, b2: float = 0.999, clip_norm: float = 
             lr=lr,
             b1=0.9,
             b2=b2,
-            eps=1e-8,
+            eps=eps,
             weight_decay=weight_decay,
             clip_norm=clip_norm,
         )

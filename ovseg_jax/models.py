@@ -250,13 +250,17 @@ def on_dataset(config: ConfigDict) -> ConfigDict:
     the data set lies; '' = its usual folder below ``data/``.
 
     Raises:
-      UserError: an unknown data set, or one that is evaluated by episodes.
+      UserError: an unknown data set, or one without classes or that is evaluated by episodes.
     """
     if not config.eval.dataset:
         return config
-    from data_pipelines.datasets import find_dataset
+    from data_pipelines.datasets import CaptionDataset, find_dataset
 
     dataset = find_dataset(config.eval.dataset)
+    if isinstance(dataset, CaptionDataset):
+        raise UserError(
+            f"{dataset.title} has captions and no classes; give another config.eval.dataset."
+        )
     if dataset.episodes:
         raise UserError(
             f"{dataset.title} is evaluated by episodes of one class each; give another "

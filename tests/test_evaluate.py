@@ -290,5 +290,7 @@ def test_another_data_set_by_its_name(tiny_run, tmp_path):
     assert not (workdir / "result.json").exists()
     with pytest.raises(UserError, match="did you mean 'voc2"):
         evaluate_run(tiny.config(eval__dataset="voc2", **root), workdir)
+    with pytest.raises(UserError, match="has captions and no classes"):
+        evaluate_run(tiny.config(eval__dataset="cc12m", **root), workdir)
     with pytest.raises(UserError, match="is evaluated by episodes"):
         evaluate_run(tiny.config(eval__dataset="pascal5i_0", **root), workdir)

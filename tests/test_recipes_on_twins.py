@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.clip.captions import DATASETS as CAPTION_DATASETS
 from data_pipelines.datasets import DATASETS, prepare
 from ovseg_jax.evaluate import evaluate_run
 from ovseg_jax.train import train
@@ -22,6 +23,7 @@ SOME = {
     "zegclip/coco_stuff_transductive",
     "training_free/context60",
     "training_free/cityscapes",
+    "clip/captions",
 }
 TINY_CLIP = {
     "embed_dim": 32,
@@ -42,24 +44,29 @@ TINY_ZEGCLIP = {
 
 
 def recipes():
-    """Names of the recipes whose data set has a twin."""
+    """Names of the recipes whose data set has a twin; by data set, if one recipe serves several."""
     for path in sorted((ROOT / "configs").glob("*/*.py")):
-        name = f"{path.parent.name}/{path.stem}"
-        if path.parent.name != "shapes" and path.stem != "common":
+        recipe = f"{path.parent.name}/{path.stem}"
+        if path.parent.name == "shapes" or path.stem == "common":
+            continue
+        by_dataset = tuple(f"{recipe}:{name}" for name in CAPTION_DATASETS[1:])
+        for name in (recipe, *(by_dataset if recipe == "clip/captions" else ())):
             skipped = name not in SOME and not os.environ.get("OVSEG_ALL_TWINS")
             marks = [pytest.mark.skip(reason="one of the others")] if skipped else []
             yield pytest.param(name, id=name, marks=marks)
 
 
-def tiny_recipe(name: str, twin: Path):
-    """The default variant of a recipe, tiny and pointed at a twin."""
-    config = importlib.import_module(f"configs.{name.replace('/', '.')}").get_config()
+def tiny_recipe(name: str, twins: Path):
+    """The default variant of a recipe, or the one named, tiny and pointed at twins."""
+    path, *variant = name.replace("/", ".").split(":")
+    config = importlib.import_module(f"configs.{path}").get_config(*variant)
     tiny = {f"system.clip.{key}": value for key, value in TINY_CLIP.items()}
     if config.system.name == "zegclip":
         tiny |= {f"system.{key}": value for key, value in TINY_ZEGCLIP.items()}
+    if "train" in config:
         tiny |= {"train.batch_size": 2, "train.steps": 1}
-    for part in config.data:
-        tiny[f"data.{part}.source.root"] = str(twin)
+    for part, data in config.data.items():
+        tiny[f"data.{part}.source.root"] = str(twins / data.source.name)
     tiny |= {"pretrained": "", "eval.report_images": 1, "vocabulary.templates": "single"}
     config.update_from_flattened_dict(tiny)
     return config
@@ -67,10 +74,10 @@ def tiny_recipe(name: str, twin: Path):
 
 @pytest.mark.parametrize("name", list(recipes()))
 def test_a_recipe_trains_and_evaluates_on_a_twin(name, tmp_path):
-    config = tiny_recipe(name, tmp_path / "twin")
-    source = config.data.eval.source.name
-    family = next(d.preparation for d in DATASETS.values() if d.source["name"] == source)
-    prepare(family, tmp_path / "twin", None, 2)
+    config = tiny_recipe(name, tmp_path)
+    for source in {data.source.name for data in config.data.values()}:
+        family = next(d.preparation for d in DATASETS.values() if d.source["name"] == source)
+        prepare(family, tmp_path / source, None, 2)
     train(config, tmp_path / "run")
     result = evaluate_run(config, tmp_path / "run")
     assert result["images"] == 2
