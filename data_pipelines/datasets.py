@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.sources import create_source
+from data_pipelines.sources.class_masks import LISTS
 from ovseg_jax.errors import UserError, nearest
 
 
@@ -21,6 +22,8 @@ class Dataset:
       splits: published number of images of each.
       preparation: module of `data_pipelines.prepare` that makes and imitates the files.
       episodes: whether an example asks for one class only, as few-shot protocols do.
+      lists: protocols that go through lists of their own, an argument of the source.
+      evaluated: the split that published figures are of.
     """
 
     title: str
@@ -30,6 +33,8 @@ class Dataset:
     splits: Mapping[str, int]
     preparation: str
     episodes: bool = False
+    lists: tuple[str, ...] = ()
+    evaluated: str = "val"
 
     def open(self, root: str, split: str):
         """The examples of a split; a `UserError` where files are missing."""
@@ -66,6 +71,7 @@ def _folds(
             splits={"train": train, "val": val},
             preparation=family,
             episodes=True,
+            lists=LISTS,
         )
         for fold, (train, val) in enumerate(counts)
     }
@@ -172,6 +178,7 @@ DATASETS = {
         splits={"train": 5200, "val": 2400, "test": 2400},
         preparation="fss1000",
         episodes=True,
+        evaluated="test",
     ),
 }
 

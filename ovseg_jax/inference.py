@@ -465,7 +465,7 @@ def compiled_segment(
     if not protocol.area:
         return decided(rules, with_scores)
     labels, _ = decided(rules._replace(threshold=None), with_scores=False)
-    inside = _inside(original_sizes, labels.shape[1:])
+    inside = inside_pictures(original_sizes, labels.shape[1:])
     kept = large_classes(labels, inside, vocabulary.class_ids, protocol.area)
     return decided(rules, with_scores, kept)
 
@@ -486,7 +486,7 @@ class _Scores:
         self.system, self.protocol = model.system(), protocol
         self.sizes, self.original_sizes = sizes, original_sizes
         shape = pixels.shape[1:3]
-        inside = _inside(sizes, shape)[..., None]
+        inside = inside_pictures(sizes, shape)[..., None]
         self.images = jnp.where(inside, normalize(pixels, model.mean, model.std), 0.0)
         crop = _window_shape(shape, protocol)
         stride = (protocol.stride,) * 2 if protocol.crop else shape
@@ -565,7 +565,7 @@ def _join_rows(blocks: jax.Array) -> jax.Array:
     return joined.reshape(joined.shape[0], -1, *joined.shape[3:])
 
 
-def _inside(sizes: jax.Array, shape: Pair) -> jax.Array:
+def inside_pictures(sizes: jax.Array, shape: Pair) -> jax.Array:
     """Which pixels of a canvas are picture: bool [B, H, W]."""
     rows = jnp.arange(shape[0]) < sizes[:, 0, None]
     columns = jnp.arange(shape[1]) < sizes[:, 1, None]

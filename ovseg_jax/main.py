@@ -134,14 +134,13 @@ def main(argv: list[str]) -> None:
     config = given.config
     path = config_flags.get_config_filename(given["config"])
     workdir = Path(given.workdir) if given.workdir else default_workdir(path)
+    evaluated = models.on_dataset(config)
     if given.mode != "train":
         # A mistake in the evaluation should not wait until the training is over.
-        evaluate.create_readout(config.eval.metrics)
-        evaluated = models.on_dataset(config)
-        models.create_loader(evaluated, evaluated.data.eval, evaluated.eval.batch_size)
+        evaluate.check_evaluation(evaluated)
 
     def scores(model):
-        result, _ = evaluate.evaluate_model(config, model)
+        result, _ = evaluate.evaluate_model(evaluated, model)
         return {name: value for name, value in result.items() if isinstance(value, float)}
 
     if given.mode != "eval":
