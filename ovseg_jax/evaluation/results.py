@@ -10,7 +10,7 @@ import numpy as np
 
 from ovseg_jax.files import atomic_write
 from ovseg_jax.inference import Protocol
-from ovseg_jax.report.figures import figures
+from ovseg_jax.report.figures import figures, percent
 from ovseg_jax.tables import text_table
 from ovseg_jax.text.label_space import LabelSpace
 
@@ -61,7 +61,7 @@ def summary_table(result: Mapping) -> str:
     rows = {"training-free": result.get("training_free"), protocol["system"]: result}
     shown = figures(result)
     cells = [
-        [name, *(f"{row.get(figure.key, math.nan):.2f}" for figure in shown)]
+        [name, *(percent(row.get(figure.key)) for figure in shown)]
         for name, row in rows.items()
         if row
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovseg_jax.errors import UserError
-from ovseg_jax.report.figures import FIGURES, number
+from ovseg_jax.report.figures import FIGURES, number, percent
 from ovseg_jax.tables import text_table
 
 _SUBJECT = ("system", "weights", "checkpoint")  # what is compared; the rest is how
@@ -125,7 +125,7 @@ def class_table(runs: Sequence[Run]) -> str:
     }
     gaps = {name: _largest_gap(row) for name, row in values.items()}
     order = sorted(gaps, key=lambda name: math.inf if math.isnan(gaps[name]) else -abs(gaps[name]))
-    rows = [[name, *map(_percent, values[name]), _percent(gaps[name], "+")] for name in order]
+    rows = [[name, *map(percent, values[name]), percent(gaps[name], "+")] for name in order]
     header = ["class", *(run.name for run in runs), "difference"]
     return text_table(header, rows, "l" + "r" * (len(runs) + 1))
 
@@ -167,11 +167,7 @@ def _all_nan(values: Sequence[float]) -> bool:
 
 def _starred(values: Sequence[float]) -> list[str]:
     best = max(value for value in values if not math.isnan(value))
-    return [_percent(value) + ("*" if value == best else " ") for value in values]
-
-
-def _percent(value: float, sign: str = "") -> str:
-    return "–" if math.isnan(value) else f"{value:{sign}.2f}"
+    return [percent(value) + ("*" if value == best else " ") for value in values]
 
 
 def _largest_gap(values: Sequence[float]) -> float:

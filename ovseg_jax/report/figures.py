@@ -34,6 +34,12 @@ _SETS = ("_seen", "_unseen")
 _DETECTRON2 = {"mAcc": "mACC", "aAcc": "pACC"}
 
 
+def percent(value: float | None, sign: str = "") -> str:
+    """A figure in two decimals, with a sign on request ('+'); a dash for none."""
+    value = number(value)
+    return "–" if math.isnan(value) else f"{value:{sign}.2f}"
+
+
 def number(value: float | None) -> float:
     """A figure of a result; JSON's null is NaN."""
     return math.nan if value is None else float(value)
