@@ -3,7 +3,7 @@
 * 'vocabulary': only the classes that a picture holds compete in it. What is left are errors of
   localisation, and of telling apart what stands side by side.
 * 'masks': the pixels of one class in a picture are named as a whole, by the mean of their scores.
-  What is left are errors of naming.
+  What is left are errors of naming. The rule about small areas has nothing to decide then.
 """
 
 import functools
