@@ -88,11 +88,18 @@ def shapes_eval(split: str = "test", size: int = 500) -> ConfigDict:
 def evaluation(**fields) -> ConfigDict:
     """The section `eval`: what recipes rarely change, and the fields of `inference.Protocol`."""
     usual = dict(
-        batch_size=1,
+        batch_size=1,  # pictures that each process predicts at once
         flip=False,
         dataset="",  # another data set than the recipe's, by its name in data_pipelines.datasets
         root="",  # where that lies; '' = its usual folder below data/
-        metrics="mmseg",
+        # mmseg, detectron2_legacy or detectron2_current; where a picture asks for one class (few-
+        # shot folds), fusioner or hsnet; '' = the first of those that go with the data
+        metrics="",
+        background_words=("others",),  # what a single class competes with, as in LSeg
+        # What is known beforehand, to tell kinds of errors apart: '' nothing, 'vocabulary' which
+        # classes a picture holds, 'masks' what belongs together; see ovseg_jax.evaluation.oracles
+        oracle="",
+        boundary=0.0,  # width over diagonal (usually 0.02) of boundaries for their IoU; 0 = none
         report_images=24,
         training_free=False,
     )

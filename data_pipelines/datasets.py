@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.sources import create_source
+from data_pipelines.sources.class_masks import LISTS
 from ovseg_jax.errors import UserError, nearest
 
 
@@ -48,10 +49,14 @@ class LabelledDataset(Dataset):
     Attributes:
       label_space: the packaged vocabulary, in the order of the source's classes.
       episodes: whether an example asks for one class only, as few-shot protocols do.
+      lists: protocols that go through lists of their own, an argument of the source.
+      evaluated: the split that published figures are of.
     """
 
     label_space: str
     episodes: bool = False
+    lists: tuple[str, ...] = ()
+    evaluated: str = "val"
 
 
 _VOC = dict(
@@ -90,6 +95,7 @@ def _folds(
             splits={"train": train, "val": val},
             preparation=family,
             episodes=True,
+            lists=LISTS,
         )
         for fold, (train, val) in enumerate(counts)
     }
@@ -202,6 +208,7 @@ DATASETS = {
         splits={"train": 5200, "val": 2400, "test": 2400},
         preparation="fss1000",
         episodes=True,
+        evaluated="test",
     ),
     "coco_captions": CaptionDataset(
         title="COCO 2017 with captions",
