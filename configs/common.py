@@ -8,7 +8,9 @@ from ovseg_jax.pictures import IMAGENET_MEAN as IMAGENET_MEAN
 from ovseg_jax.pictures import IMAGENET_STD as IMAGENET_STD
 
 
-def adamw(lr: float, weight_decay: float, b2: float = 0.999, clip_norm: float = 0.0) -> ConfigDict:
+def adamw(
+    lr: float, weight_decay: float, b2: float = 0.999, clip_norm: float = 0.0, eps: float = 1e-8
+) -> ConfigDict:
     """AdamW with decoupled weight decay."""
     return ConfigDict(
         dict(
@@ -16,7 +18,7 @@ def adamw(lr: float, weight_decay: float, b2: float = 0.999, clip_norm: float = 
             lr=lr,
             b1=0.9,
             b2=b2,
-            eps=1e-8,
+            eps=eps,
             weight_decay=weight_decay,
             clip_norm=clip_norm,
         )
@@ -88,11 +90,18 @@ def shapes_eval(split: str = "test", size: int = 500) -> ConfigDict:
 def evaluation(**fields) -> ConfigDict:
     """The section `eval`: what recipes rarely change, and the fields of `inference.Protocol`."""
     usual = dict(
-        batch_size=1,
+        batch_size=1,  # pictures that each process predicts at once
         flip=False,
         dataset="",  # another data set than the recipe's, by its name in data_pipelines.datasets
         root="",  # where that lies; '' = its usual folder below data/
-        metrics="mmseg",
+        # mmseg, detectron2_legacy or detectron2_current; where a picture asks for one class (few-
+        # shot folds), fusioner or hsnet; '' = the first of those that go with the data
+        metrics="",
+        background_words=("others",),  # what a single class competes with, as in LSeg
+        # What is known beforehand, to tell kinds of errors apart: '' nothing, 'vocabulary' which
+        # classes a picture holds, 'masks' what belongs together; see ovseg_jax.evaluation.oracles
+        oracle="",
+        boundary=0.0,  # width over diagonal (usually 0.02) of boundaries for their IoU; 0 = none
         report_images=24,
         training_free=False,
     )

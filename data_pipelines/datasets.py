@@ -6,36 +6,57 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.sources import create_source
+from data_pipelines.sources.class_masks import LISTS
 from ovseg_jax.errors import UserError, nearest
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What a data set is evaluated by.
+    """Pictures, and where they come from.
 
     Attributes:
       title: in words.
       source: name in `data_pipelines.sources.SOURCES` and arguments, root and split apart.
-      label_space: the packaged vocabulary, in the order of the source's classes.
       folder: usual place below ``data/``.
-      splits: published number of images of each.
+      splits: published number of images of each. One alone is all that lies in the folder, and its
+        source takes no split.
       preparation: module of `data_pipelines.prepare` that makes and imitates the files.
-      episodes: whether an example asks for one class only, as few-shot protocols do.
     """
 
     title: str
     source: Mapping
-    label_space: str
     folder: str
     splits: Mapping[str, int]
     preparation: str
-    episodes: bool = False
 
     def open(self, root: str, split: str):
         """The examples of a split; a `UserError` where files are missing."""
         if split not in self.splits:
             raise UserError(f"{self.title} has no split {split!r}; it has {', '.join(self.splits)}")
-        return create_source({**self.source, "root": root, "split": split})
+        choice = {"split": split} if len(self.splits) > 1 else {}
+        return create_source({**self.source, "root": root, **choice})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionDataset(Dataset):
+    """Pictures with captions, to train on; they have no classes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledDataset(Dataset):
+    """Pictures with labels, and what they are evaluated by.
+
+    Attributes:
+      label_space: the packaged vocabulary, in the order of the source's classes.
+      episodes: whether an example asks for one class only, as few-shot protocols do.
+      lists: protocols that go through lists of their own, an argument of the source.
+      evaluated: the split that published figures are of.
+    """
+
+    label_space: str
+    episodes: bool = False
+    lists: tuple[str, ...] = ()
+    evaluated: str = "val"
 
 
 _VOC = dict(
@@ -48,6 +69,14 @@ _CONTEXT = dict(
     folder="pascal_context", splits={"train": 4998, "val": 5105}, preparation="pascal_context"
 )
 
+# Pictures that GroupViT's authors could fetch; others will find fewer.
+_FETCHED = {
+    "cc3m": ("Conceptual Captions, 3 million", 2_891_445),
+    "cc12m": ("Conceptual 12M", 11_156_203),
+    "yfcc14m": ("YFCC100M, 14 million with English texts", 14_615_499),
+    "redcaps12m": ("RedCaps, 12 million", 11_866_987),
+}
+
 # Pairs of a picture and a class, by fold: for training and, by Fusioner's protocol, evaluation.
 _PASCAL5I = ((12_667, 346), (11_736, 451), (9023, 725), (13_227, 346))
 _COCO20I = ((95_476, 1000), (133_927, 1000), (141_054, 1000), (141_016, 1000))
@@ -55,130 +84,155 @@ _COCO20I = ((95_476, 1000), (133_927, 1000), (141_054, 1000), (141_016, 1000))
 
 def _folds(
     family: str, title: str, folder: str, counts: Sequence[tuple[int, int]]
-) -> dict[str, Dataset]:
+) -> dict[str, LabelledDataset]:
     """A data set for each fold of held-out classes."""
     return {
-        f"{family}_{fold}": Dataset(
-            f"{title}, fold {fold}",
-            dict(name=family, fold=fold),
+        f"{family}_{fold}": LabelledDataset(
+            title=f"{title}, fold {fold}",
+            source=dict(name=family, fold=fold),
             label_space=family,
             folder=folder,
             splits={"train": train, "val": val},
             preparation=family,
             episodes=True,
+            lists=LISTS,
         )
         for fold, (train, val) in enumerate(counts)
     }
 
 
 DATASETS = {
-    "voc20": Dataset(
-        "Pascal VOC 2012, background ignored",
-        dict(name="voc", background="ignored"),
-        "voc20",
+    "voc20": LabelledDataset(
+        title="Pascal VOC 2012, background ignored",
+        source=dict(name="voc", background="ignored"),
+        label_space="voc20",
         **_VOC,
     ),
-    "voc21": Dataset(
-        "Pascal VOC 2012 with background", dict(name="voc", background="first"), "voc21", **_VOC
-    ),
-    "pas20b": Dataset(
-        "Pascal VOC 2012, background of Context's names",
-        dict(name="voc", background="last"),
-        "pas20b",
+    "voc21": LabelledDataset(
+        title="Pascal VOC 2012 with background",
+        source=dict(name="voc", background="first"),
+        label_space="voc21",
         **_VOC,
     ),
-    "voc_15_5": Dataset(
-        "Pascal VOC 2012, 15 seen and 5 unseen classes",
-        dict(name="voc", background="ignored"),
-        "voc_zegclip",
+    "pas20b": LabelledDataset(
+        title="Pascal VOC 2012, background of Context's names",
+        source=dict(name="voc", background="last"),
+        label_space="pas20b",
         **_VOC,
     ),
-    "voc_15_5_zsseg": Dataset(
-        "Pascal VOC 2012, 15 seen and 5 unseen classes as zsseg lists them",
-        dict(name="voc", background="ignored"),
-        "voc_15_5_zsseg",
+    "voc_15_5": LabelledDataset(
+        title="Pascal VOC 2012, 15 seen and 5 unseen classes",
+        source=dict(name="voc", background="ignored"),
+        label_space="voc_zegclip",
         **_VOC,
     ),
-    "coco_stuff": Dataset(
-        "COCO-Stuff 164k", dict(name="coco_stuff"), "coco_stuff171", **_COCO_STUFF
+    "voc_15_5_zsseg": LabelledDataset(
+        title="Pascal VOC 2012, 15 seen and 5 unseen classes as zsseg lists them",
+        source=dict(name="voc", background="ignored"),
+        label_space="voc_15_5_zsseg",
+        **_VOC,
     ),
-    "coco_stuff_156_15": Dataset(
-        "COCO-Stuff 164k, 156 seen and 15 unseen classes",
-        dict(name="coco_stuff"),
-        "coco_stuff_zegclip",
+    "coco_stuff": LabelledDataset(
+        title="COCO-Stuff 164k",
+        source=dict(name="coco_stuff"),
+        label_space="coco_stuff171",
         **_COCO_STUFF,
     ),
-    "coco_stuff_156_15_zsseg": Dataset(
-        "COCO-Stuff 164k, 156 seen and 15 unseen classes as zsseg lists them",
-        dict(name="coco_stuff"),
-        "coco_stuff_171_zsseg",
+    "coco_stuff_156_15": LabelledDataset(
+        title="COCO-Stuff 164k, 156 seen and 15 unseen classes",
+        source=dict(name="coco_stuff"),
+        label_space="coco_stuff_zegclip",
         **_COCO_STUFF,
     ),
-    "coco_object": Dataset(
-        "COCO-Object: the things of COCO-Stuff 164k, and background",
-        dict(name="coco_stuff", classes="things"),
-        "coco_object81",
+    "coco_stuff_156_15_zsseg": LabelledDataset(
+        title="COCO-Stuff 164k, 156 seen and 15 unseen classes as zsseg lists them",
+        source=dict(name="coco_stuff"),
+        label_space="coco_stuff_171_zsseg",
         **_COCO_STUFF,
     ),
-    "context59": Dataset(
-        "Pascal Context, 59 classes, background ignored",
-        dict(name="pascal_context", classes=59),
-        "pascal_context59",
+    "coco_object": LabelledDataset(
+        title="COCO-Object: the things of COCO-Stuff 164k, and background",
+        source=dict(name="coco_stuff", classes="things"),
+        label_space="coco_object81",
+        **_COCO_STUFF,
+    ),
+    "context59": LabelledDataset(
+        title="Pascal Context, 59 classes, background ignored",
+        source=dict(name="pascal_context", classes=59),
+        label_space="pascal_context59",
         **_CONTEXT,
     ),
-    "context60": Dataset(
-        "Pascal Context, 59 classes and background",
-        dict(name="pascal_context", classes=60),
-        "pascal_context60",
+    "context60": LabelledDataset(
+        title="Pascal Context, 59 classes and background",
+        source=dict(name="pascal_context", classes=60),
+        label_space="pascal_context60",
         **_CONTEXT,
     ),
-    "context459": Dataset(
-        "Pascal Context, all 459 classes",
-        dict(name="pascal_context", classes=459),
-        "pascal_context459",
+    "context459": LabelledDataset(
+        title="Pascal Context, all 459 classes",
+        source=dict(name="pascal_context", classes=459),
+        label_space="pascal_context459",
         **_CONTEXT,
     ),
-    "context_50_10": Dataset(
-        "Pascal Context, 50 seen classes (background among them) and 10 unseen",
-        dict(name="pascal_context", classes=60),
-        "context_50_10",
+    "context_50_10": LabelledDataset(
+        title="Pascal Context, 50 seen classes (background among them) and 10 unseen",
+        source=dict(name="pascal_context", classes=60),
+        label_space="context_50_10",
         **_CONTEXT,
     ),
-    "ade150": Dataset(
-        "ADE20K, 150 classes",
-        dict(name="ade20k"),
-        "ade150",
+    "ade150": LabelledDataset(
+        title="ADE20K, 150 classes",
+        source=dict(name="ade20k"),
+        label_space="ade150",
         folder="ade20k",
         splits={"train": 20_210, "val": 2000},
         preparation="ade20k",
     ),
-    "ade847": Dataset(
-        "ADE20K, full set of 847 classes",
-        dict(name="ade20k_full"),
-        "ade847",
+    "ade847": LabelledDataset(
+        title="ADE20K, full set of 847 classes",
+        source=dict(name="ade20k_full"),
+        label_space="ade847",
         folder="ade20k_full",
         splits={"train": 25_574, "val": 2000},
         preparation="ade20k_full",
     ),
-    "cityscapes": Dataset(
-        "Cityscapes, 19 classes",
-        dict(name="cityscapes"),
-        "cityscapes19",
+    "cityscapes": LabelledDataset(
+        title="Cityscapes, 19 classes",
+        source=dict(name="cityscapes"),
+        label_space="cityscapes19",
         folder="cityscapes",
         splits={"train": 2975, "val": 500},
         preparation="cityscapes",
     ),
     **_folds("pascal5i", "PASCAL-5i", "voc2012", _PASCAL5I),
     **_folds("coco20i", "COCO-20i", "coco2014", _COCO20I),
-    "fss1000": Dataset(
-        "FSS-1000",
-        dict(name="fss1000"),
-        "fss1000",
+    "fss1000": LabelledDataset(
+        title="FSS-1000",
+        source=dict(name="fss1000"),
+        label_space="fss1000",
         folder="fss1000",
         splits={"train": 5200, "val": 2400, "test": 2400},
         preparation="fss1000",
         episodes=True,
+        evaluated="test",
     ),
+    "coco_captions": CaptionDataset(
+        title="COCO 2017 with captions",
+        source=dict(name="coco_captions"),
+        folder="coco_captions",
+        splits={"train": 118_287, "val": 5000},
+        preparation="coco_captions",
+    ),
+    **{
+        name: CaptionDataset(
+            title=title,
+            source=dict(name="webdataset"),
+            folder=name,
+            splits={"train": count},
+            preparation="webdataset",
+        )
+        for name, (title, count) in _FETCHED.items()
+    },
 }
 
 

@@ -9,6 +9,7 @@ import collections
 import functools
 import importlib.util
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -70,7 +71,7 @@ class Loader:
         shuffle: bool = True,
         drop_remainder: bool = True,
         shard: tuple[int, int] = (0, 1),
-        workers: int = 2,
+        workers: int = 0,
         prefetch: int = 2,
         driver: str = "auto",
         unreadable: str = "raise",
@@ -86,7 +87,7 @@ class Loader:
           drop_remainder: whether the examples of an epoch that fill no whole batch are left out
             (another part each epoch, if shuffled), or fill a batch together with the next epoch's.
           shard: this host's number and the number of hosts; each makes its share of every batch.
-          workers: threads that make examples.
+          workers: threads that make examples; 0 = one for each core, 32 at most.
           prefetch: batches made ahead.
           driver: 'threads', 'tfdata', or 'auto': tf.data where TensorFlow is installed. Both give
             the same batches.
@@ -124,7 +125,7 @@ class Loader:
         self.shuffle = shuffle
         self.drop_remainder = drop_remainder
         self.shard = shard
-        self.workers = max(workers, 1)
+        self.workers = workers or min(os.cpu_count() or 1, 32)
         self.prefetch = max(prefetch, 1)
         self.driver = driver
         self.unreadable = unreadable

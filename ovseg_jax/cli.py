@@ -407,7 +407,11 @@ def _add_doctor(commands) -> None:
     command.add_argument("--data", required=True, help="its folder")
     command.add_argument("--split", nargs="+", default=(), help="only these; default: all")
     command.add_argument("--limit", type=int, help="read that many examples of each split only")
-    command.add_argument("--output", type=Path, help="folder for a few overlays of each split")
+    command.add_argument(
+        "--output",
+        type=Path,
+        help="folder for a few pictures of each split, with their labels or captions",
+    )
     command.set_defaults(run_command=_doctor)
 
 
@@ -422,15 +426,15 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from data_pipelines.datasets import find_dataset
-    from data_pipelines.doctor import examine, save_overlays
+    from data_pipelines.doctor import examine, save_pages
 
     dataset = find_dataset(arguments.name)
     reports = examine(dataset, arguments.data, arguments.split, arguments.limit)
     for report in reports:
         print(f"{report.summary()}\n{report.histogram()}")
     if arguments.output:
-        save_overlays(dataset, arguments.data, reports, arguments.output)
-        print(f"overlays in {arguments.output}")
+        save_pages(dataset, arguments.data, reports, arguments.output)
+        print(f"pictures in {arguments.output}")
     findings = [finding for report in reports for finding in report.findings]
     print("\n".join(f"- {finding}" for finding in findings) or "nothing to mend")
     return int(bool(findings))

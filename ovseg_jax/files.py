@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,12 @@ _REMEDIES = {
     errno.EISDIR: "a folder is in the way; choose another name",
     errno.ENAMETOOLONG: "the name is too long for this file system; choose a shorter one",
 }
+
+
+def cache_folder(kind: str) -> Path:
+    """Where what can be made anew is kept; may be deleted, and moved with XDG_CACHE_HOME."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "ovseg_jax" / kind
 
 
 @contextlib.contextmanager
@@ -65,7 +72,8 @@ def atomic_write_all(contents: Mapping[str | os.PathLike, Content]) -> None:
         for path, content in contents.items():
             path = Path(path)
             # Beside the target, because a rename is atomic only within one file system.
-            part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+            # A random name, because processes of several hosts may write the same file at once.
+            part = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.part")
             with saving(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporary[path] = part

@@ -15,6 +15,9 @@ as the references do.
 What training-free methods do to scores comes in their order: refinement at the original size,
 softmax over all queries (synonyms are queries of their own, and the best one speaks for its class),
 the rule about small areas, the threshold of the background.
+
+What an evaluation may know beforehand is data too: which classes a picture can hold, and regions
+that are named as a whole.
 """
 
 import dataclasses
@@ -29,6 +32,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from ovseg_jax.decisions import Rules, decide, decide_in_chunks, large_classes, name_regions
 from ovseg_jax.errors import UserError
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.ops.pamr import pamr
@@ -44,7 +48,6 @@ _WINDOW_BATCH = 16  # windows that go through the network at once
 _SIZE_BUCKET = 128  # original sizes are padded to a multiple of this many pixels
 _WHOLE_BUCKET = 32  # and so are pictures that go through the network whole
 _SCORES_AT_ONCE = 2**26  # floats; more names than fit are compared in chunks
-_BACKGROUND = 0  # the class that the rules about areas and probabilities fall back to
 
 
 @functools.partial(
@@ -392,6 +395,8 @@ def segment(
     protocol: Protocol,
     label_shape: Pair,
     with_scores: bool = False,
+    candidates: np.ndarray | None = None,
+    regions: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Segments a batch of canvases; inference's one compiled program.
 
@@ -403,12 +408,17 @@ def segment(
       original_sizes: int32 [B, 2].
       protocol: windows, flips, and how scores become classes.
       label_shape: `Canvas.label_shape`.
-      with_scores: whether the scores are returned too, which takes N floats per pixel.
+      with_scores: whether the scores are returned too, which takes N floats per pixel; not with
+        `regions`.
+      candidates: bool [B, C], C above every class id: classes that compete in each picture, one
+        with a name among them; None = all.
+      regions: int32 [B, *label_shape]: pixels of one value in [0, N) get one class, by the mean
+        of their scores. Other values are no region and get -1. `Protocol.area` does not apply.
 
     Returns:
       Class ids int32 [B, *label_shape], meaningless beyond the original sizes, and the scores
       float32 [B, *label_shape, N]: probabilities if `Protocol.needs_softmax`, which are 0 where a
-      rule took the class away; otherwise -inf for padding rows.
+      rule took the class away; otherwise -inf for rows that do not compete.
     """
     threshold = np.float32(protocol.threshold) if protocol.threshold else None
     return compiled_segment(
@@ -418,6 +428,8 @@ def segment(
         sizes,
         original_sizes,
         threshold,
+        candidates,
+        regions,
         # That there is one belongs to the program, its value does not.
         protocol=dataclasses.replace(protocol, threshold=float(threshold is not None)),
         label_shape=label_shape,
@@ -433,6 +445,8 @@ def compiled_segment(
     sizes: jax.Array,
     original_sizes: jax.Array,
     threshold: jax.Array | None,
+    candidates: jax.Array | None,
+    regions: jax.Array | None,
     *,
     protocol: Protocol,
     label_shape: Pair,
@@ -441,33 +455,36 @@ def compiled_segment(
     """`segment`, with the threshold apart from the protocol."""
     scores = _Scores(model, pixels, sizes, original_sizes, protocol, label_shape)
     softmax = protocol.needs_softmax(scores.system.scores_are_probabilities)
+    rules = Rules(softmax, threshold, candidates)
     names = len(vocabulary.class_ids)
     refined = protocol.pamr_steps and protocol.short_side  # at the size of the labels
     area = math.prod(label_shape if refined else pixels.shape[1:3])
     at_once = max(1, _SCORES_AT_ONCE // (len(pixels) * area))
     joint = with_scores or protocol.flip or protocol.area or not scores.system.independent_names
-    if names > at_once and not joint:
-        options = dict(softmax=softmax, threshold=threshold)
-        return _decide_in_chunks(scores, vocabulary, math.ceil(names / at_once), **options), None
+    chunks = 1 if joint else math.ceil(names / at_once)
+    if regions is not None:
+        return name_regions(scores, vocabulary, chunks, rules, regions), None
+    if chunks > 1:
+        return decide_in_chunks(scores, vocabulary, chunks, rules), None
 
     views = scores.of(vocabulary)
 
-    def decide(with_scores, **rules):
+    def decided(rules, with_scores, kept=None):
         function = functools.partial(
-            _decide,
+            decide,
             class_ids=vocabulary.class_ids,
-            softmax=softmax,
+            rules=rules,
             with_scores=with_scores,
-            **rules,
+            kept=kept,
         )
         return scores.at_labels(function, views)
 
     if not protocol.area:
-        return decide(with_scores, threshold=threshold)
-    labels, _ = decide(with_scores=False)
-    inside = _inside(original_sizes, labels.shape[1:])
-    kept = _large_classes(labels, inside, vocabulary.class_ids, protocol.area)
-    return decide(with_scores, kept=kept, threshold=threshold)
+        return decided(rules, with_scores)
+    labels, _ = decided(rules._replace(threshold=None), with_scores=False)
+    inside = inside_pictures(original_sizes, labels.shape[1:])
+    kept = large_classes(labels, inside, vocabulary.class_ids, protocol.area)
+    return decided(rules, with_scores, kept)
 
 
 class _Scores:
@@ -486,12 +503,13 @@ class _Scores:
         self.system, self.protocol = model.system(), protocol
         self.sizes, self.original_sizes = sizes, original_sizes
         shape = pixels.shape[1:3]
-        inside = _inside(sizes, shape)[..., None]
+        inside = inside_pictures(sizes, shape)[..., None]
         self.images = jnp.where(inside, normalize(pixels, model.mean, model.std), 0.0)
         crop = _window_shape(shape, protocol)
         stride = (protocol.stride,) * 2 if protocol.crop else shape
         self.windows = _lay_windows(sizes, shape, crop, stride, _WINDOW_BATCH)
         views = [self.images, _mirror(self.images, sizes)] if protocol.flip else [self.images]
+        self.views = len(views)
         self.features = [_encode_windows(self.system.encode, view, self.windows) for view in views]
         if protocol.short_side:
             down, across = traced_matrices(shape, sizes, original_sizes, label_shape)
@@ -523,15 +541,33 @@ class _Scores:
         options = dict(steps=protocol.pamr_steps, dilations=protocol.pamr_dilations)
         return [pamr(images, view, self.original_sizes, **options) for view in views]
 
-    def at_labels(self, function: Callable[[list[jax.Array]], Any], views: list[jax.Array]) -> Any:
-        """A function of the views' scores at the label shape; of every pixel for itself."""
+    def at_labels(
+        self,
+        function: Callable,
+        views: list[jax.Array],
+        *maps: jax.Array,
+        join: Callable | None = None,
+    ) -> Any:
+        """A function of the views' scores at the label shape.
+
+        Args:
+          function: (views, *maps) -> arrays; sees rows of the pictures in turn.
+          views: what `of` returned.
+          *maps: [B, *label_shape], further arguments.
+          join: puts the results for parts of the rows together, [parts, ...] -> [...]; if not
+            given, the function is of every pixel for itself, [parts, B, rows, W, ...].
+        """
         if self.protocol.pamr_steps or not self.protocol.short_side:
-            return function(views)
+            return function(views, *maps)
         # Block by block, for N scores per pixel of the original would be the largest array by far.
-        batch, _, height = self.down.shape
-        blocks = self.down.reshape(batch, -1, _SIZE_BUCKET, height).swapaxes(0, 1)
-        decided = jax.lax.map(lambda block: function(self._resized(views, block)), blocks)
-        return jax.tree.map(_join_rows, decided)
+        blocks = [
+            x.reshape(len(x), -1, _SIZE_BUCKET, x.shape[2]).swapaxes(0, 1)
+            for x in (self.down, *maps)
+        ]
+        results = jax.lax.map(
+            lambda block: function(self._resized(views, block[0]), *block[1:]), blocks
+        )
+        return jax.tree.map(join or _join_rows, results)
 
     def _resized(self, views: list[jax.Array], down: jax.Array) -> list[jax.Array]:
         return [
@@ -540,107 +576,13 @@ class _Scores:
         ]
 
 
-def _decide_in_chunks(
-    scores: _Scores,
-    vocabulary: Vocabulary,
-    chunks: int,
-    *,
-    softmax: bool,
-    threshold: jax.Array | None,
-) -> jax.Array:
-    """Class ids int32 [B, H, W] like those of `_decide`, from parts of the names in turn.
-
-    The largest score so far travels along, and the sum of the exponentials that a probability
-    needs.
-    """
-    padding = (0, -len(vocabulary.class_ids) % chunks)
-    padded = Vocabulary(
-        jnp.pad(vocabulary.embeddings, (padding, (0, 0))),
-        jnp.pad(vocabulary.class_ids, padding, constant_values=-1),
-        jnp.pad(vocabulary.seen, padding),
-    )
-    parts = jax.tree.map(lambda rows: rows.reshape(chunks, -1, *rows.shape[1:]), padded)
-
-    def best_of(names):
-        def best(views):
-            rows = jnp.where(names.class_ids >= 0, views[0], -jnp.inf)
-            total = jax.nn.logsumexp(rows, axis=-1) if softmax else jnp.zeros(rows.shape[:-1])
-            return rows.max(-1), names.class_ids[rows.argmax(-1)], total
-
-        return scores.at_labels(best, scores.of(names))
-
-    def add_part(so_far, names):
-        (score, labels, total), (other, other_labels, other_total) = so_far, best_of(names)
-        better = other > score  # the first row wins a tie
-        return (
-            jnp.where(better, other, score),
-            jnp.where(better, other_labels, labels),
-            jnp.logaddexp(total, other_total),
-        ), None
-
-    shapes = jax.eval_shape(best_of, jax.tree.map(lambda rows: rows[0], parts))
-    start = tuple(
-        jnp.full(shape.shape, value, shape.dtype)
-        for shape, value in zip(shapes, (-jnp.inf, -1, -jnp.inf), strict=True)
-    )
-    (score, labels, total), _ = jax.lax.scan(add_part, start, parts)
-    if threshold is None:
-        return labels
-    certainty = jnp.exp(score - total) if softmax else score
-    return jnp.where(certainty < threshold, _BACKGROUND, labels)
-
-
-def _decide(
-    views: list[jax.Array],
-    *,
-    class_ids: jax.Array,
-    softmax: bool,
-    with_scores: bool,
-    kept: jax.Array | None = None,
-    threshold: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array | None]:
-    """Class ids int32 [B, H, W] of the best rows, and the scores that were compared.
-
-    Args:
-      views: scores [B, H, W, N], of the picture and of mirrored ones.
-      class_ids: int32 [N], -1 for padding.
-      softmax: whether the softmax of the views is compared and not their scores.
-      with_scores: whether the scores are returned too.
-      kept: bool [B, N], rows that may win; None = all.
-      threshold: the least probability that is not background; None = any.
-    """
-    views = [jnp.where(class_ids >= 0, view, -jnp.inf) for view in views]
-    if softmax:
-        views = [jax.nn.softmax(view, axis=-1) for view in views]
-    scores = sum(views) / len(views)
-    if kept is not None:
-        scores = jnp.where(kept[:, None, None], scores, 0.0 if softmax else -jnp.inf)
-    best = jnp.argmax(scores, axis=-1)  # the first row wins a tie
-    labels = class_ids[best]
-    if threshold is not None:
-        labels = jnp.where(scores.max(-1) < threshold, _BACKGROUND, labels)
-    return labels, scores if with_scores else None
-
-
-def _large_classes(
-    labels: jax.Array, inside: jax.Array, class_ids: jax.Array, share: float
-) -> jax.Array:
-    """Rows whose class has more than a share of what is no background: bool [B, N].
-
-    The background counts as large.
-    """
-    areas = ((labels[..., None] == class_ids) & inside[..., None]).sum((1, 2))  # [B, N]
-    foreground = ((labels != _BACKGROUND) & inside).sum((1, 2))
-    return (areas > share * foreground[:, None]) | (class_ids == _BACKGROUND)
-
-
 def _join_rows(blocks: jax.Array) -> jax.Array:
     """[blocks, B, rows, W, ...] -> [B, blocks * rows, W, ...]."""
     joined = blocks.swapaxes(0, 1)
     return joined.reshape(joined.shape[0], -1, *joined.shape[3:])
 
 
-def _inside(sizes: jax.Array, shape: Pair) -> jax.Array:
+def inside_pictures(sizes: jax.Array, shape: Pair) -> jax.Array:
     """Which pixels of a canvas are picture: bool [B, H, W]."""
     rows = jnp.arange(shape[0]) < sizes[:, 0, None]
     columns = jnp.arange(shape[1]) < sizes[:, 1, None]
@@ -661,8 +603,9 @@ def segment_canvases(
     canvases: list[Canvas],
     protocol: Protocol,
     with_scores: bool = False,
+    **known: jax.Array | np.ndarray | None,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Segments canvases of one shape; arguments and result as in `segment`."""
+    """Segments canvases of one shape; arguments, `known` among them, and result as in `segment`."""
     return segment(
         model,
         vocabulary,
@@ -672,6 +615,7 @@ def segment_canvases(
         protocol=protocol,
         label_shape=canvases[0].label_shape,
         with_scores=with_scores,
+        **known,
     )
 
 

@@ -17,8 +17,15 @@ USAGE = """Trains a system by a recipe and evaluates it.
   python -m ovseg_jax.main --config configs/shapes/zegclip.py
   python -m ovseg_jax.main --config configs/shapes/zegclip.py --mode eval
   python -m ovseg_jax.main --config configs/zegclip/voc_inductive.py --config.train.steps=100
-  python -m ovseg_jax.main --config configs/zegclip/coco_stuff_inductive.py --mode eval \
+  python -m ovseg_jax.main --config configs/zegclip/coco_stuff_inductive.py --mode eval \\
     --config.eval.dataset=context59 --config.eval.root=data/pascal_context
+  python -m ovseg_jax.main --config configs/training_free/voc20.py:naclip --mode eval \\
+    --config.eval.dataset=pascal5i_0 --config.eval.metrics=hsnet
+  python -m ovseg_jax.main --config configs/training_free/voc20.py:naclip --mode eval \\
+    --config.eval.oracle=masks --config.eval.boundary=0.02
+
+What the fields of config.eval mean stands in configs/common.py (evaluation) and in
+ovseg_jax/inference.py (Protocol).
 
 A run that was stopped resumes when the same command is given again.
 """
@@ -126,6 +133,7 @@ def main(argv: list[str]) -> None:
         return
     given = parse(argv)
     from ovseg_jax import evaluate, models, train  # after the flags: they are the slow imports
+    from ovseg_jax.evaluation.results import scalars
     from ovseg_jax.training.logs import say
     from ovseg_jax.training.mesh import join_processes
 
@@ -134,14 +142,13 @@ def main(argv: list[str]) -> None:
     config = given.config
     path = config_flags.get_config_filename(given["config"])
     workdir = Path(given.workdir) if given.workdir else default_workdir(path)
+    evaluated = models.on_dataset(config)
     if given.mode != "train":
         # A mistake in the evaluation should not wait until the training is over.
-        evaluate.create_readout(config.eval.metrics)
-        evaluated = models.on_dataset(config)
-        models.create_loader(evaluated, evaluated.data.eval, evaluated.eval.batch_size)
+        evaluate.check_evaluation(evaluated)
 
     def scores(model):
-        return evaluate.scalars(evaluate.evaluate_model(config, model)[0])
+        return scalars(evaluate.evaluate_model(evaluated, model)[0])
 
     if given.mode != "eval":
         say(f"training {path} in {workdir}")

@@ -16,7 +16,7 @@ from ovseg_jax.inference import Model, encode_vocabulary
 from ovseg_jax.networks.positions import resize_positions
 from ovseg_jax.params import Flat, abstract_model, initialize
 from ovseg_jax.systems import create_system
-from ovseg_jax.text.label_space import load_label_space
+from ovseg_jax.text.label_space import LabelSpace, load_label_space
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.text.tokenizer import LetterTokenizer, Tokenizer, copy_tokenizer, load_tokenizer
 from ovseg_jax.text.vocabulary import Vocabulary, build_vocabulary
@@ -229,12 +229,14 @@ def folder_tokenizer(config: ConfigDict, folder: Path) -> Tokenizer:
     return load_tokenizer(folder, config.system.clip.text.context)
 
 
-def create_vocabulary(config: ConfigDict, model: Model, subset: str) -> Vocabulary:
-    """Embeds the names of the config's label space once ('all' or 'seen' of them)."""
+def create_vocabulary(
+    config: ConfigDict, model: Model, subset: str, label_space: LabelSpace | None = None
+) -> Vocabulary:
+    """Embeds names ('all', 'seen' or 'unseen') once; of the config's label space if not given."""
     return build_vocabulary(
         functools.partial(encode_vocabulary, model),
         create_tokenizer(config),
-        load_label_space(config.vocabulary.label_space),
+        label_space or load_label_space(config.vocabulary.label_space),
         load_templates(config.vocabulary.templates),
         subset=subset,
         keep_tokens=model.system().text_trains,
@@ -248,31 +250,42 @@ def on_dataset(config: ConfigDict) -> ConfigDict:
     """A recipe with the pictures and the words of `config.eval.dataset`, if that names one.
 
     Everything else stays: windows, templates, calibration, metrics. `config.eval.root` is where
-    the data set lies; '' = its usual folder below ``data/``.
+    the data set lies; '' = its usual folder below ``data/``. The metrics of an episodic data set
+    tell which of its published lists are gone through.
 
     Raises:
-      UserError: an unknown data set, or one that is evaluated by episodes.
+      UserError: an unknown data set, or one without classes.
     """
     if not config.eval.dataset:
         return config
-    from data_pipelines.datasets import find_dataset
+    from data_pipelines.datasets import CaptionDataset, find_dataset
 
     dataset = find_dataset(config.eval.dataset)
-    if dataset.episodes:
+    if isinstance(dataset, CaptionDataset):
         raise UserError(
-            f"{dataset.title} is evaluated by episodes of one class each; give another "
-            "config.eval.dataset."
+            f"{dataset.title} has captions and no classes; give another config.eval.dataset."
         )
     config = ConfigDict(config.to_dict())
     root = config.eval.root or f"data/{dataset.folder}"
-    source = dict(dataset.source, root=root, split="val")
+    source = dict(dataset.source, root=root, split=dataset.evaluated)
+    if dataset.lists and config.eval.metrics in dataset.lists:
+        source["lists"] = config.eval.metrics
     config.data = ConfigDict(dict(eval=dict(source=source, transforms=())))
     config.vocabulary.label_space = dataset.label_space
     return config
 
 
-def create_loader(config: ConfigDict, data: ConfigDict, batch_size: int, **options):
-    """The loader of one section of ``config.data`` (fields ``source`` and ``transforms``)."""
+def create_loader(
+    config: ConfigDict,
+    data: ConfigDict,
+    batch_size: int,
+    shard: tuple[int, int] | None = None,
+    **options,
+):
+    """The loader of one section of ``config.data`` (fields ``source`` and ``transforms``).
+
+    It makes this process's share of the examples, unless told another one by `shard`.
+    """
     from data_pipelines.loader import Loader
     from data_pipelines.sources import create_source
     from data_pipelines.transforms import create_transforms
@@ -285,7 +298,7 @@ def create_loader(config: ConfigDict, data: ConfigDict, batch_size: int, **optio
         create_transforms(specs, tokenizer),
         batch_size,
         seed=config.seed,
-        shard=(jax.process_index(), jax.process_count()),
+        shard=shard or (jax.process_index(), jax.process_count()),
         unreadable=config.unreadable,
         **options,
     )

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ovseg_jax import models
 from ovseg_jax.errors import UserError
-from ovseg_jax.files import atomic_write_all
+from ovseg_jax.files import atomic_write_all, cache_folder
 from ovseg_jax.inference import (
     Canvas,
     Model,
@@ -33,7 +33,7 @@ from ovseg_jax.params import digest
 from ovseg_jax.pictures import read_picture
 from ovseg_jax.report.colors import label_png, png
 from ovseg_jax.report.overlay import overlay, present_classes
-from ovseg_jax.text.embedding_cache import cache_folder, remembering
+from ovseg_jax.text.embedding_cache import remembering
 from ovseg_jax.text.label_space import (
     BACKGROUND,
     LabelSpace,
@@ -389,5 +389,5 @@ def load(path: str | os.PathLike) -> Segmenter:
         load_templates(config.vocabulary.templates),
         # Of a user's own words none is the background that these rules fall back to.
         dataclasses.replace(Protocol.from_config(config.eval), area=0.0, threshold=0.0),
-        cache=cache_folder(),
+        cache=cache_folder("embeddings"),
     )

@@ -1,4 +1,4 @@
-"""Two processes train as one does."""
+"""Two processes train and evaluate as one does."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from data_pipelines.datasets import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = """
@@ -33,6 +35,31 @@ def get_config():
     config.train.update(batch_size=4, steps=2, log_every=1, eval_every=1)
     return config
 """
+# Writes what an evaluation found, once, of pixels with boundaries and of episodes.
+EVALUATE = """
+import importlib.util, json, pathlib, sys
+recipe, episodes, found, *job = sys.argv[1:]
+import jax
+from ovseg_jax import models
+from ovseg_jax.evaluate import evaluate_model
+from ovseg_jax.training.mesh import join_processes
+
+if job:
+    join_processes()
+    assert jax.process_count() == 2
+spec = importlib.util.spec_from_file_location("recipe", recipe)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+config = module.get_config()
+model = models.create_model(config, *models.initialize_model(config))
+# Pictures one by one: how sums are rounded may depend on the place in a batch.
+config.eval.update(batch_size=1, boundary=0.02, oracle="vocabulary")
+results = [evaluate_model(config, model)[0]]
+config.eval.update(boundary=0.0, oracle="", dataset="pascal5i_0", root=episodes)
+results.append(evaluate_model(models.on_dataset(config), model)[0])
+if jax.process_index() == 0:
+    pathlib.Path(found).write_text(json.dumps(results))
+"""
 SECONDS = 120  # a process whose peer has died hangs
 # Compiling takes longest; one thread each, as the processes share the cores.
 ENVIRONMENT = {
@@ -54,16 +81,25 @@ def free_port() -> int:
         pytest.skip(f"no local sockets: {error}")
 
 
-def start(recipe: Path, workdir: Path, *flags: str, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ovseg_jax.main", "--config", str(recipe)]
-    command += ["--workdir", str(workdir), "--mode", "train", *flags]
+def call(*arguments: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
-        command,
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=os.environ | ENVIRONMENT | environment,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start(recipe: Path, workdir: Path, *flags: str, **environment: str) -> subprocess.Popen:
+    command = ["-m", "ovseg_jax.main", "--config", str(recipe), "--workdir", str(workdir)]
+    return call(*command, "--mode", "train", *flags, **environment)
+
+
+def job() -> list[dict[str, str]]:
+    """The environments of two processes that meet."""
+    meeting = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+    return [meeting | {"JAX_PROCESS_ID": str(number)} for number in range(2)]
 
 
 def finish(processes: list[subprocess.Popen]) -> None:
@@ -84,15 +120,9 @@ def logged(workdir: Path, name: str) -> list[float]:
 def test_two_processes_train_as_one(tmp_path):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(RECIPE)
-    job = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
     finish(
         [start(recipe, tmp_path / "one")]
-        + [
-            start(
-                recipe, tmp_path / "two", "--distributed", FSDP, JAX_PROCESS_ID=str(number), **job
-            )
-            for number in range(2)
-        ]
+        + [start(recipe, tmp_path / "two", "--distributed", FSDP, **place) for place in job()]
     )
     one, two = (logged(tmp_path / run, "loss") for run in ("one", "two"))
     assert len(one) == 2
@@ -100,6 +130,20 @@ def test_two_processes_train_as_one(tmp_path):
     one, two = (logged(tmp_path / run, "aAcc") for run in ("one", "two"))
     assert len(one) == 1
     assert two == pytest.approx(one, abs=0.5)  # per cent; ties may fall either way
+
+
+def test_two_processes_count_what_one_counts(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE)
+    prepare("pascal5i", tmp_path / "voc", None, 1)
+    arguments = ("-c", EVALUATE, str(recipe), str(tmp_path / "voc"))
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    together = [call(*arguments, str(two), "job", **place) for place in job()]
+    finish([call(*arguments, str(one)), *together])
+    pixels, episodes = json.loads(one.read_text())
+    assert pixels["images"] == 3 and pixels["confusions"] and pixels["boundary_mIoU"] > 0
+    assert episodes["images"] > 1 and episodes["FB-IoU"] > 0
+    assert two.read_text() == one.read_text()
 
 
 def test_distributed_without_a_job_is_one_sentence(tmp_path):

@@ -11,18 +11,20 @@ import tiny
 from fake_system import MEAN, NAMES, STD, color_model, color_vocabulary, scene
 from ml_collections import ConfigDict
 
+from configs.common import evaluation
 from data_pipelines.datasets import prepare
-from ovseg_jax import evaluate, files, models
+from data_pipelines.sources.voc import VOCSource
+from ovseg_jax import files, models
 from ovseg_jax.errors import UserError
-from ovseg_jax.evaluate import (
-    READOUTS,
-    evaluate_retrieval,
-    evaluate_run,
-    evaluate_segmentation,
-    evaluate_zero_shot,
-    write_result,
-)
+from ovseg_jax.evaluate import evaluate_run
+from ovseg_jax.evaluation import pixels
+from ovseg_jax.evaluation.pixels import evaluate_segmentation
+from ovseg_jax.evaluation.readouts import READOUTS
+from ovseg_jax.evaluation.results import describe_protocol, write_result
+from ovseg_jax.evaluation.whole_pictures import evaluate_retrieval, evaluate_zero_shot
 from ovseg_jax.inference import Protocol, compiled_segment
+from ovseg_jax.metrics import mmseg
+from ovseg_jax.metrics.confusion import confusion_matrix
 from ovseg_jax.params import digest
 from ovseg_jax.text.label_space import LabelSpace
 
@@ -51,10 +53,10 @@ def run(sizes, protocol=None, **options):
 
 def test_every_valid_pixel_counts_once():
     seen = []
-    original = evaluate._count
+    original = pixels._count
     evaluate_count = lambda *args: seen.append(original(*args)) or seen[-1]  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "_count", evaluate_count)
+        patch.setattr(pixels, "_count", evaluate_count)
         result, shown = run([(24, 32)] * 5 + [(40, 28)], report_images=3)
     assert sum(int(matrix.sum()) for matrix, _ in seen) == 5 * 24 * 32 + 40 * 28 - 6 * 4
     assert result["images"] == 6 and len(shown["Pictures"]) == 3 and len(seen) == 3
@@ -80,8 +82,8 @@ def test_pictures_are_ranked_by_their_own_mean_iou():
     assert len(first) == len(best) == len(worst) == 2
     assert best[0].score > worst[0].score and worst[0].truth.shape == (8, 8)
     for example in (*first, *best, *worst):
-        matrix = evaluate.confusion_matrix(example.truth, example.prediction, len(NAMES), 255)
-        iou = evaluate.mmseg.scores(np.asarray(matrix))["IoU"]
+        matrix = confusion_matrix(example.truth, example.prediction, len(NAMES), 255)
+        iou = mmseg.scores(np.asarray(matrix))["IoU"]
         assert example.score == pytest.approx(100 * np.nanmean(iou), rel=1e-5)
 
 
@@ -98,7 +100,7 @@ def test_confusions_are_the_most_frequent_errors():
 
 def test_the_protocol_tells_queries_with_commas_from_synonyms():
     single, several = (
-        evaluate._protocol(LabelSpace("roads", (words, ("sky",)), background=1), Protocol())
+        describe_protocol(LabelSpace("roads", (words, ("sky",)), background=1), Protocol())
         for words in (("road, route",), ("road", "route"))
     )
     assert single["queries"] == ["road, route", "sky"]
@@ -230,6 +232,7 @@ def run_config():
             dtype="float32",
             pretrained="",
             seed=0,
+            unreadable="raise",
             image=dict(mean=MEAN, std=STD),
             vocabulary=dict(label_space="shapes", templates="shapes", tokenizer="shapes"),
             data=dict(
@@ -237,16 +240,8 @@ def run_config():
                 retrieval=dict(source=source, transforms=(dict(name="tokenize"),)),
                 zero_shot=dict(source=source, transforms=()),
             ),
-            eval=dict(
-                batch_size=4,
-                short_side=0,
-                crop=32,
-                stride=16,
-                flip=False,
-                dataset="",
-                metrics="mmseg",
-                report_images=2,
-                training_free=True,
+            eval=evaluation(
+                batch_size=4, short_side=0, crop=32, stride=16, report_images=2, training_free=True
             ),
         )
     )
@@ -288,7 +283,14 @@ def test_another_data_set_by_its_name(tiny_run, tmp_path):
     assert (workdir / "result_voc20.json").is_file()
     assert (workdir / "report_voc20" / "index.html").is_file()
     assert not (workdir / "result.json").exists()
+    broken = Path(VOCSource(str(tmp_path / "voc"), "val").pairs[0].image)
+    broken.write_bytes(broken.read_bytes()[:99])
+    with pytest.raises(UserError, match=broken.name):
+        evaluate_run(tiny.config(eval__dataset="voc20", **root), workdir)
+    config = tiny.config(eval__dataset="voc20", unreadable="skip", **root)
+    result = evaluate_run(config, workdir)
+    assert (result["images"], result["unreadable"]) == (1, 1)
     with pytest.raises(UserError, match="did you mean 'voc2"):
         evaluate_run(tiny.config(eval__dataset="voc2", **root), workdir)
-    with pytest.raises(UserError, match="is evaluated by episodes"):
-        evaluate_run(tiny.config(eval__dataset="pascal5i_0", **root), workdir)
+    with pytest.raises(UserError, match="has captions and no classes"):
+        evaluate_run(tiny.config(eval__dataset="cc12m", **root), workdir)

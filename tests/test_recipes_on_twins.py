@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from configs.clip.captions import DATASETS as CAPTION_DATASETS
 from data_pipelines.datasets import DATASETS, prepare
 from ovseg_jax.evaluate import evaluate_run
+from ovseg_jax.text.templates import load_templates
 from ovseg_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +24,8 @@ SOME = {
     "zegclip/coco_stuff_transductive",
     "training_free/context60",
     "training_free/cityscapes",
+    "clip/captions",
+    "zsseg/voc",
 }
 TINY_CLIP = {
     "embed_dim": 32,
@@ -32,48 +36,77 @@ TINY_CLIP = {
     "text.layers": 1,
     "text.heads": 2,
 }
-TINY_ZEGCLIP = {
-    "prompt_tokens": 2,
-    "prompt_depth": 1,
-    "decoder_layers": 1,
-    "decoder_heads": 2,
-    "decoder_hidden": 16,
+TINY_RESNET = {
+    "layers": (1, 1, 1, 1),
+    "width": 4,
+    "out_width": 8,
+    "stem_width": 8,
+    "multi_grid": (),
+}
+TINY_MASKFORMER = {
+    "backbone": TINY_RESNET,
+    "pixel_decoder": {"dim": 32, "mask_dim": 8},
+    "layer": {"dim": 16, "heads": 2, "hidden": 16, "dropout": 0.1},
+    "predictor": {"queries": 4, "decoder_layers": 2},
+}
+TINY_SYSTEMS = {
+    "prompt_learning": {"prefix": 2},
+    "zsseg": {"maskformer": TINY_MASKFORMER, "class_hidden": 8, "region_size": 32},
+    "zsseg_pixels": {"backbone": TINY_RESNET, "pixel_decoder": {"dim": 32, "mask_dim": 8}},
+    "zegclip": {
+        "prompt_tokens": 2,
+        "prompt_depth": 1,
+        "decoder_layers": 1,
+        "decoder_heads": 2,
+        "decoder_hidden": 16,
+    },
 }
 
 
 def recipes():
-    """Names of the recipes whose data set has a twin."""
+    """Names of the recipes whose data set has a twin; by data set, if one recipe serves several."""
     for path in sorted((ROOT / "configs").glob("*/*.py")):
-        name = f"{path.parent.name}/{path.stem}"
-        if path.parent.name != "shapes" and path.stem != "common":
+        recipe = f"{path.parent.name}/{path.stem}"
+        if path.parent.name == "shapes" or path.stem == "common":
+            continue
+        by_dataset = tuple(f"{recipe}:{name}" for name in CAPTION_DATASETS[1:])
+        for name in (recipe, *(by_dataset if recipe == "clip/captions" else ())):
             skipped = name not in SOME and not os.environ.get("OVSEG_ALL_TWINS")
             marks = [pytest.mark.skip(reason="one of the others")] if skipped else []
             yield pytest.param(name, id=name, marks=marks)
 
 
-def tiny_recipe(name: str, twin: Path):
-    """The default variant of a recipe, tiny and pointed at a twin."""
-    config = importlib.import_module(f"configs.{name.replace('/', '.')}").get_config()
+def tiny_recipe(name: str, twins: Path):
+    """The default variant of a recipe, or the one named, tiny and pointed at twins."""
+    path, *variant = name.replace("/", ".").split(":")
+    config = importlib.import_module(f"configs.{path}").get_config(*variant)
     tiny = {f"system.clip.{key}": value for key, value in TINY_CLIP.items()}
-    if config.system.name == "zegclip":
-        tiny |= {f"system.{key}": value for key, value in TINY_ZEGCLIP.items()}
+    if "train" in config:
         tiny |= {"train.batch_size": 2, "train.steps": 1}
-    if config.system.name == "prompt_learning":
-        tiny |= {"train.batch_size": 2, "train.steps": 1, "eval.batch_size": 2}
-        tiny |= {"system.prefix": 2, "data.train.source.per_class": 1}
-    for part in config.data:
-        tiny[f"data.{part}.source.root"] = str(twin)
-    tiny |= {"pretrained": "", "eval.report_images": 1, "vocabulary.templates": "single"}
+    if "regions" in config.data:
+        tiny |= {"eval.batch_size": 2, "data.train.source.per_class": 1}
+    for part, data in config.data.items():
+        tiny[f"data.{part}.source.root"] = str(twins / family(data.source))
+    tiny |= {"pretrained": "", "eval.report_images": 1}
+    if len(load_templates(config.vocabulary.templates)) > 2:
+        tiny["vocabulary.templates"] = "single"
     config.update_from_flattened_dict(tiny)
+    config.system.update(TINY_SYSTEMS.get(config.system.name, {}))
     return config
+
+
+def family(source) -> str:
+    """What draws the twin of a source."""
+    if source.name == "class_regions":
+        return DATASETS[source.dataset].preparation
+    return next(d.preparation for d in DATASETS.values() if d.source["name"] == source.name)
 
 
 @pytest.mark.parametrize("name", list(recipes()))
 def test_a_recipe_trains_and_evaluates_on_a_twin(name, tmp_path):
-    config = tiny_recipe(name, tmp_path / "twin")
-    source = config.data.eval.source.name
-    family = next(d.preparation for d in DATASETS.values() if d.source["name"] == source)
-    prepare(family, tmp_path / "twin", None, 2)
+    config = tiny_recipe(name, tmp_path)
+    for drawn in {family(data.source) for data in config.data.values()}:
+        prepare(drawn, tmp_path / drawn, None, 2)
     train(config, tmp_path / "run")
     result = evaluate_run(config, tmp_path / "run")
     assert result["images"] == 2

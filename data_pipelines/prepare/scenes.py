@@ -37,6 +37,13 @@ def draw_scene(
     return image, label
 
 
+def draw_captioned(index: int) -> tuple[np.ndarray, str]:
+    """Picture uint8 [H, W, 3] and caption of a scene of the embedded world."""
+    scene = ShapesSource(split="validation", canvas=96, size=index + 1)[index]
+    height, width = _SIZES[index % len(_SIZES)]
+    return scene["image"][:height, :width], scene["caption"]
+
+
 def draw_splits(
     splits: Sequence[str], count: int, values: Sequence[int], void: int | None
 ) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:

@@ -20,6 +20,10 @@ SOURCES = {
     "ade20k_full": "data_pipelines.sources.ade20k_full:ADE20KFullSource",
     "class_regions": "data_pipelines.sources.class_regions:ClassRegionsSource",
     "cityscapes": "data_pipelines.sources.cityscapes:CityscapesSource",
+    "coco_captions": "data_pipelines.sources.coco_captions:CocoCaptionsSource",
+    "webdataset": "data_pipelines.sources.webdataset:WebDatasetSource",
+    "tfrecords": "data_pipelines.sources.tfrecords:TFRecordSource",
+    "tfds": "data_pipelines.sources.tfds:TfdsSource",
 }
 
 

@@ -1,5 +1,6 @@
 """Pictures in which one class is looked for, as few-shot and zero-shot folds list them."""
 
+import itertools
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ VOID = 255
 EPISODES = 1000  # of an evaluation by HSNet's protocol
 _FOLDS = 4
 _SPLITS = ("train", "val")
-_LISTS = ("fusioner", "hsnet")
+LISTS = ("fusioner", "hsnet")
 _PUBLISHED = Path(__file__).parents[1] / "splits"
 
 
@@ -24,6 +25,10 @@ class ClassMasks(LabelledImages):
 
     They have what `LabelledImages` gives and `class_id` int32 [], the class that is looked for;
     `label` is uint8 [H, W]: 1 where that class is, 0 elsewhere, 255 where pixels do not count.
+
+    Attributes:
+      class_ids: int32 [N], what is looked for in each.
+      fold: all classes that the split may look for, whether it has an example of them or not.
     """
 
     def __init__(
@@ -32,6 +37,7 @@ class ClassMasks(LabelledImages):
         class_ids: np.ndarray,
         marks: np.ndarray,
         table: LabelTable,
+        fold: Sequence[int],
         decode: Callable[[Path | str], np.ndarray] = read_label,
     ):
         """Takes the files; nothing is decoded yet.
@@ -41,10 +47,12 @@ class ClassMasks(LabelledImages):
           class_ids: int [N], what is looked for.
           marks: int [N], by which value of `table` it is known.
           table: of the stored labels.
+          fold: all classes that the split may look for.
           decode: reads the stored values [H, W] of a label file.
         """
         super().__init__(pairs, table, decode)
         self.class_ids = np.asarray(class_ids, np.int32)
+        self.fold = tuple(fold)
         self._marks = marks
 
     def __getitem__(self, index: int) -> dict:
@@ -54,6 +62,13 @@ class ClassMasks(LabelledImages):
         mask = (label == self._marks[index]).astype(np.uint8)
         mask[label == VOID] = VOID
         return example | {"label": mask, "class_id": self.class_ids[index]}
+
+
+def split_folds(folds: Sequence[Sequence[int]], fold: int, split: str) -> tuple[int, ...]:
+    """The classes that a split may look for: in training those of the other folds."""
+    held_out = set(folds[fold])
+    everything = sorted(itertools.chain(*folds))
+    return tuple(k for k in everything if (k in held_out) == (split != "train"))
 
 
 class ClassPairs(NamedTuple):
@@ -75,7 +90,7 @@ def check_options(fold: int, split: str, lists: str) -> None:
     """
     choice(fold, range(_FOLDS), "the fold")
     choice(split, _SPLITS, "the split")
-    choice(lists, _LISTS, "the choice of lists")
+    choice(lists, LISTS, "the choice of lists")
 
 
 def read_pairs(folder: Path, name: str, part: str) -> ClassPairs:

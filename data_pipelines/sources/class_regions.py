@@ -42,13 +42,14 @@ class ClassRegionsSource(ClassMasks):
         Raises:
           UserError: an unknown data set or split, one without label images, missing files, no pair.
         """
-        from data_pipelines.datasets import find_dataset  # which knows this source by name
+        # Which know this source by name.
+        from data_pipelines.datasets import LabelledDataset, find_dataset
 
         found = find_dataset(dataset)
-        if found.episodes:
+        if not isinstance(found, LabelledDataset) or found.episodes:
             raise UserError(
-                f"{found.title} already asks for one class at a time; give another dataset of the "
-                "source 'class_regions'"
+                f"{found.title} has no labels of all classes; give another dataset of the source "
+                "'class_regions'"
             )
         source: LabelledImages = found.open(root, split)
         classes = load_label_space(found.label_space).subset(subset)
@@ -61,7 +62,7 @@ class ClassRegionsSource(ClassMasks):
             source.pairs[image]._replace(name=f"{source.pairs[image].name}__{class_id}")
             for image, class_id in zip(*pairs, strict=True)
         ]
-        super().__init__(files, pairs.classes, pairs.classes, source.table, source.decode)
+        super().__init__(files, pairs.classes, pairs.classes, source.table, classes, source.decode)
 
 
 def class_pairs(source: LabelledImages, classes: Sequence[int]) -> ClassPairs:

@@ -15,6 +15,7 @@ from data_pipelines.sources.class_masks import (
     ClassPairs,
     check_options,
     read_pairs,
+    split_folds,
 )
 from data_pipelines.sources.labelled import LabelTable, Pair
 from data_pipelines.sources.layouts import first_folder
@@ -63,7 +64,8 @@ class Coco20iSource(ClassMasks):
             example = f"{name}__{k + 1:02d}"
             # Text, because joining a hundred thousand paths takes seconds.
             files.append(Pair(example, f"{images}/{name}.jpg", f"{labels}/{name}.png"))
-        super().__init__(files, pairs.classes, pairs.classes + 1, label_table(lists))
+        classes = split_folds(FOLDS, fold, split)
+        super().__init__(files, pairs.classes, pairs.classes + 1, label_table(lists), classes)
 
 
 def label_table(lists: str) -> LabelTable:

@@ -53,7 +53,9 @@ class FSS1000Source(ClassMasks):
                 f"{split_classes(split)[0][1]}/1.jpg; give the folder with the folders of classes"
             )
         table = LabelTable(np.repeat(np.int32([0, 1]), _THRESHOLD), "FSS-1000's masks are grey")
-        super().__init__(pairs, classes, np.ones(len(pairs), np.int32), table, read_grey)
+        fold = [class_id for class_id, _ in split_classes(split)]
+        marks = np.ones(len(pairs), np.int32)
+        super().__init__(pairs, classes, marks, table, fold, read_grey)
 
 
 def split_classes(split: str) -> list[tuple[int, str]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -73,36 +74,65 @@ class LabelTable:
 
 
 def read_image(path: Path | str, oriented: bool = True) -> np.ndarray:
-    """Decodes an image to uint8 [H, W, 3] RGB.
-
-    Args:
-      path: any format OpenCV reads; grey and 16-bit images become 8-bit RGB.
-      oriented: whether to apply the orientation noted by the camera.
+    """Decodes an image file; see `decode_image`.
 
     Raises:
       UserError: the file is missing or no image.
     """
-    flags = cv2.IMREAD_COLOR if oriented else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     # Decoded from memory, for OpenCV cannot open every path and prints warnings of its own.
-    image = cv2.imdecode(_read(path), flags)
+    return decode_image(_read(path), path, oriented)
+
+
+def decode_image(
+    data: np.ndarray,
+    path: Path | str,
+    oriented: bool = True,
+    remedy: str = "is it damaged or no image?",
+) -> np.ndarray:
+    """Decodes an image to uint8 [H, W, 3] RGB.
+
+    Args:
+      data: uint8 [n], of any format OpenCV reads; grey and 16-bit images become 8-bit RGB.
+      path: where it comes from, for the message.
+      oriented: whether to apply the orientation noted by the camera.
+      remedy: the end of the message.
+
+    Raises:
+      UserError: the data are no image.
+    """
+    flags = cv2.IMREAD_COLOR if oriented else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(data, flags) if data.size else None
     if image is None:
-        raise UserError(f"cannot read the image {str(path)!r}; is it damaged or no image?")
+        raise UserError(f"cannot read the image {str(path)!r}; {remedy}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_label(path: Path | str) -> np.ndarray:
-    """Decodes a label image to class indices, uint8 or int32 [H, W].
+    """Decodes a label file; see `decode_label`.
 
     Raises:
       UserError: the file is missing, no image, or in colour.
     """
+    return decode_label(_read(path), path)
+
+
+def decode_label(data: np.ndarray, path: Path | str) -> np.ndarray:
+    """Decodes a label image to class indices, uint8 or int32 [H, W].
+
+    Args:
+      data: uint8 [n].
+      path: where it comes from, for the message.
+
+    Raises:
+      UserError: the data are no image, or one in colour.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data)) as image:
             if image.mode in ("P", "1"):  # OpenCV would turn indices into colours
                 return np.asarray(image).astype(np.uint8)
     except OSError as error:
         raise UserError(f"cannot read the label {str(path)!r}; is it damaged?") from error
-    label = cv2.imdecode(_read(path), cv2.IMREAD_UNCHANGED)
+    label = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if label is None:
         raise UserError(f"cannot read the label {str(path)!r}; is it damaged?")
     if label.ndim != 2:

@@ -13,6 +13,7 @@ from data_pipelines.sources.class_masks import (
     ClassPairs,
     check_options,
     read_pairs,
+    split_folds,
 )
 from data_pipelines.sources.labelled import Pair
 from data_pipelines.sources.voc import find_voc, label_table, read_split
@@ -54,7 +55,8 @@ class Pascal5iSource(ClassMasks):
             Pair(f"{image}__{k + 1:02d}", folder / "JPEGImages" / f"{image}.jpg", label)
             for image, k, label in zip(*pairs, labels, strict=True)
         ]
-        super().__init__(files, pairs.classes, pairs.classes + 1, label_table("first"))
+        classes = split_folds(FOLDS, fold, split)
+        super().__init__(files, pairs.classes, pairs.classes + 1, label_table("first"), classes)
 
 
 def choose_pairs(folder: Path, fold: int, split: str, lists: str) -> ClassPairs:

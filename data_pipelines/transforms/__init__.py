@@ -1,9 +1,10 @@
 """Transforms of single examples, as small named steps.
 
-An example is a dict: `image` uint8 [H, W, 3], `label` integer [H, W], `caption` str, and whatever
-else its source documents. **Images are RGB.** Some references work on BGR as OpenCV decodes it;
-every step here either treats the channels alike or names their order to OpenCV, so that its result
-is the reference's with the channels reversed, value for value.
+An example is a dict: `image` uint8 [H, W, 3], `label` integer [H, W], `caption` str (the first of
+`captions`, where a picture has several), and whatever else its source documents. **Images are
+RGB.** Some references work on BGR as OpenCV decodes it; every step here either treats the channels
+alike or names their order to OpenCV, so that its result is the reference's with the channels
+reversed, value for value.
 
 A step draws its random numbers in `draw` and uses them in `apply`; calling it does both. The draws
 come in the order of the reference, so recorded ones can be replayed. Steps return a new dict and

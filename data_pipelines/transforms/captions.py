@@ -115,6 +115,31 @@ class CenterCrop(Step):
         return example | {"image": resize_and_crop(picture, self.size, self.short_side, method)}
 
 
+@dataclasses.dataclass(frozen=True)
+class ChooseCaption(Step):
+    """Takes one of the picture's `captions` as its `caption`, another one each time.
+
+    For training; without it the caption is the first, as evaluation wants it.
+    """
+
+    def draw(self, rng: np.random.Generator, example: Example) -> int:
+        """Which.
+
+        Raises:
+          UserError: the source has no `captions`.
+        """
+        if "captions" not in example:
+            raise UserError(
+                "the transform 'choose_caption' finds no 'captions' in the example; leave it out "
+                "where a picture has one caption"
+            )
+        return int(rng.integers(len(example["captions"])))
+
+    def apply(self, example: Example, drawn: int) -> Example:
+        """Sets `caption`."""
+        return example | {"caption": example["captions"][drawn]}
+
+
 class Patch(NamedTuple):
     """What `RandomErasing` puts where."""
 

@@ -40,6 +40,7 @@ STEPS: dict[str, type[Step]] = {
     "shift_scale_rotate": few_shot.ShiftScaleRotate,
     "random_resized_crop": captions.RandomResizedCrop,
     "center_crop": captions.CenterCrop,
+    "choose_caption": captions.ChooseCaption,
     "random_erasing": captions.RandomErasing,
     "rand_augment": randaugment.RandAugment,
     "crop_to_class": regions.CropToClass,

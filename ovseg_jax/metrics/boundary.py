@@ -31,23 +31,30 @@ def boundary_distance(shape: tuple[int, int], ratio: float = 0.02) -> int:
     return max(1, round(ratio * math.hypot(*shape)))
 
 
-def boundary_map(label: jax.Array, distance: int) -> jax.Array:
+def boundary_map(label: jax.Array, distance: int | jax.Array) -> jax.Array:
     """Which pixels are on the boundary of their class; may be jitted.
 
     Args:
       label: int [..., H, W].
-      distance: width of the boundaries in pixels.
+      distance: width of the boundaries in pixels, a number or int32 [...]; may be traced.
 
     Returns:
       bool [..., H, W].
     """
-    padded = _pad(label, distance, _NOWHERE)
-    lowest = _over_box(padded, distance, jax.lax.min, _INT32.max)
-    return lowest != _over_box(padded, distance, jax.lax.max, _INT32.min)
+    label = _int32(label)
+    lowest = _over_box(label, distance, jax.lax.min, _INT32.max, outside=_NOWHERE)
+    highest = _over_box(label, distance, jax.lax.max, _INT32.min, outside=_NOWHERE)
+    return lowest != highest
 
 
 def boundary_confusion(
-    label: jax.Array, prediction: jax.Array, num_classes: int, ignore_label: int = 255
+    label: jax.Array,
+    prediction: jax.Array,
+    num_classes: int,
+    ignore_label: int = 255,
+    *,
+    distance: int | jax.Array | None = None,
+    inside: jax.Array | None = None,
 ) -> jax.Array:
     """Counts the pixels of boundaries by true and predicted class; may be jitted.
 
@@ -55,18 +62,25 @@ def boundary_confusion(
     class.
 
     Args:
-      label: int [..., H, W], whole images of one size. Pixels equal to `ignore_label` count for
-        neither side; that classes end at them makes boundaries all the same.
+      label: int [..., H, W]. Pixels equal to `ignore_label` count for neither side; that classes
+        end at them makes boundaries all the same.
       prediction: int, of the shape of `label`.
       num_classes: number of classes C.
       ignore_label: label of the pixels that do not count.
+      distance: width of the boundaries, a number or int32 [...]; that of `boundary_distance` for
+        whole images if not given.
+      inside: bool [..., H, W], which pixels are image, where images of several sizes are padded
+        to one; all if not given.
 
     Returns:
       int32 [C + 1, C + 1], rows by label, columns by prediction, for `ConfusionState` to sum; the
       last row and column hold what is on no boundary.
     """
-    distance = boundary_distance(label.shape[-2:])
+    if distance is None:
+        distance = boundary_distance(label.shape[-2:])
     label, prediction = _int32(label), _int32(prediction)
+    if inside is not None:
+        label, prediction = (jnp.where(inside, each, _NOWHERE) for each in (label, prediction))
     kept = boundary_map(label, distance) | (label == ignore_label)
     return confusion_matrix(
         jnp.where(kept, label, _NOWHERE),
@@ -89,8 +103,8 @@ def label_difference(label: jax.Array, distance: int) -> jax.Array:
     Returns:
       int32 [..., H, W].
     """
-    padded = _pad(label, distance, 0)
-    return _int32(label) - _over_box(padded, distance, jax.lax.min, _INT32.max)
+    label = _int32(label)
+    return label - _over_box(label, distance, jax.lax.min, _INT32.max, outside=0)
 
 
 def label_difference_confusion(
@@ -132,17 +146,22 @@ def _int32(label: jax.Array) -> jax.Array:
     return jnp.asarray(label).astype(jnp.int32)
 
 
-def _pad(label: jax.Array, distance: int, value: int) -> jax.Array:
-    widths = [(0, 0)] * (label.ndim - 2) + [(distance, distance)] * 2
-    return jnp.pad(_int32(label), widths, constant_values=value)
+def _over_box(
+    label: jax.Array, distance: int | jax.Array, reduce: Callable, start: int, outside: int
+) -> jax.Array:
+    """Reduces the box of `distance` pixels around each entry of int32 [..., H, W].
 
+    Step by step, so that the distance may be data, and another one for each image. `outside` must
+    be the least value, or neutral.
+    """
+    distance = jnp.asarray(distance, jnp.int32)
+    widths = [(0, 0)] * (label.ndim - 2) + [(1, 1)] * 2
+    box = [1] * (label.ndim - 2) + [3, 3]
+    strides = [1] * label.ndim
 
-def _over_box(padded: jax.Array, distance: int, reduce: Callable, start: int) -> jax.Array:
-    """Reduces the box of `distance` pixels around each entry, one axis after the other."""
-    for axis in (padded.ndim - 2, padded.ndim - 1):
-        box = [1] * padded.ndim
-        box[axis] = 2 * distance + 1
-        padded = jax.lax.reduce_window(
-            padded, np.int32(start), reduce, box, [1] * padded.ndim, "VALID"
-        )
-    return padded
+    def step(done, reduced):
+        padded = jnp.pad(reduced, widths, constant_values=outside)
+        wider = jax.lax.reduce_window(padded, np.int32(start), reduce, box, strides, "VALID")
+        return jnp.where((done < distance)[..., None, None], wider, reduced)
+
+    return jax.lax.fori_loop(0, distance.max(), step, label)

@@ -96,6 +96,21 @@ def sum_by_class(
     return Counts(*sums)
 
 
+def class_iou(counts: Counts, absent: float) -> np.ndarray:
+    """IoU of the foreground of each class.
+
+    Args:
+      counts: integer [C, 2] of `sum_by_class`.
+      absent: the IoU of a class without a foreground in target or prediction: 0 for HSNet, NaN for
+        Fusioner.
+
+    Returns:
+      float64 [C], fractions.
+    """
+    intersection, union = (np.asarray(part)[:, 1] for part in counts)
+    return np.where(union > 0, intersection / np.maximum(union, 1), absent)
+
+
 def hsnet(counts: Counts, fold: Sequence[int]) -> dict[str, float]:
     """HSNet's scores of a fold; a class without episodes has IoU 0 and counts.
 
@@ -107,7 +122,7 @@ def hsnet(counts: Counts, fold: Sequence[int]) -> dict[str, float]:
       In percent: `mIoU`, the mean over classes of the foreground's IoU, and `FB-IoU`, the mean of
       the IoU of all foreground and that of all background.
     """
-    return _means(*(np.asarray(part)[list(fold)] for part in counts))
+    return _means(Counts(*(np.asarray(part)[list(fold)] for part in counts)), absent=0.0)
 
 
 def fusioner(counts: Counts) -> dict[str, float]:
@@ -120,12 +135,14 @@ def fusioner(counts: Counts) -> dict[str, float]:
       As `hsnet`.
     """
     occurs = np.asarray(counts.union)[:, 1] > 0
-    return _means(*(np.asarray(part)[occurs] for part in counts))
+    return _means(Counts(*(np.asarray(part)[occurs] for part in counts)), absent=np.nan)
 
 
-def _means(intersection: np.ndarray, union: np.ndarray) -> dict[str, float]:
+def _means(counts: Counts, absent: float) -> dict[str, float]:
     """Scores of the classes whose counts are given, integer [n, 2] each."""
-    iou = intersection[:, 1] / np.maximum(union[:, 1], 1)
     with np.errstate(invalid="ignore"):
-        binary_iou = intersection.sum(axis=0) / union.sum(axis=0)
-    return {"mIoU": mean_percent(iou), "FB-IoU": 100 * float(binary_iou.mean())}
+        binary_iou = counts.intersection.sum(axis=0) / counts.union.sum(axis=0)
+    return {
+        "mIoU": mean_percent(class_iou(counts, absent)),
+        "FB-IoU": 100 * float(binary_iou.mean()),
+    }

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovseg_jax.errors import UserError
+from ovseg_jax.report.figures import FIGURES, number, percent
 from ovseg_jax.tables import text_table
 
 _SUBJECT = ("system", "weights", "checkpoint")  # what is compared; the rest is how
 _PLACES = ("data.root",)  # a named data set may lie anywhere
 _GROUPS = ("retrieval", "zero_shot")
-_FIRST = ("mIoU", "mIoU_seen", "mIoU_unseen", "hIoU", "aAcc")
+_FIRST = [figure.key for figure in FIGURES]
 _COUNTS = ("images", "pictures")
 _NAMED = 3  # differences that the refusal names
 _NOT_RECORDED = "not recorded"
@@ -118,13 +119,13 @@ def class_table(runs: Sequence[Run]) -> str:
     """
     tables = [run.result["IoU"] for run in runs]
     values = {
-        name: [_number(table[name]) for table in tables]
+        name: [number(table[name]) for table in tables]
         for name in tables[0]
         if all(name in table for table in tables)
     }
     gaps = {name: _largest_gap(row) for name, row in values.items()}
     order = sorted(gaps, key=lambda name: math.inf if math.isnan(gaps[name]) else -abs(gaps[name]))
-    rows = [[name, *map(_percent, values[name]), _percent(gaps[name], "+")] for name in order]
+    rows = [[name, *map(percent, values[name]), percent(gaps[name], "+")] for name in order]
     header = ["class", *(run.name for run in runs), "difference"]
     return text_table(header, rows, "l" + "r" * (len(runs) + 1))
 
@@ -157,12 +158,7 @@ def _figures(result: Mapping) -> Iterator[tuple[str, float]]:
     for prefix, group in groups.items():
         for key, value in group.items():
             if (value is None or isinstance(value, int | float)) and key not in _COUNTS:
-                yield prefix + key, _number(value)
-
-
-def _number(value: float | None) -> float:
-    """JSON's null is NaN."""
-    return math.nan if value is None else float(value)
+                yield prefix + key, number(value)
 
 
 def _all_nan(values: Sequence[float]) -> bool:
@@ -171,11 +167,7 @@ def _all_nan(values: Sequence[float]) -> bool:
 
 def _starred(values: Sequence[float]) -> list[str]:
     best = max(value for value in values if not math.isnan(value))
-    return [_percent(value) + ("*" if value == best else " ") for value in values]
-
-
-def _percent(value: float, sign: str = "") -> str:
-    return "–" if math.isnan(value) else f"{value:{sign}.2f}"
+    return [percent(value) + ("*" if value == best else " ") for value in values]
 
 
 def _largest_gap(values: Sequence[float]) -> float:

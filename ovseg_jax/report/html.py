@@ -10,16 +10,10 @@ import numpy as np
 
 from ovseg_jax.files import atomic_write_all
 from ovseg_jax.report.colors import picture_colors, png
+from ovseg_jax.report.figures import figures, figures_of_sets, number
 from ovseg_jax.report.gallery import Example
 from ovseg_jax.report.overlay import paint, present_classes
 
-_FIGURES = (
-    ("mIoU", "mIoU", "mean over all classes"),
-    ("mIoU_seen", "mIoU seen", "classes with labels in training"),
-    ("mIoU_unseen", "mIoU unseen", "classes without"),
-    ("hIoU", "hIoU", "harmonic mean of the two"),
-    ("aAcc", "aAcc", "pixels that are right"),
-)
 _FURTHER = {"retrieval": "captions that find their picture", "zero_shot": "single objects"}
 _PAINT = 0.75  # more than over a picture alone, which stands beside
 
@@ -39,9 +33,11 @@ table { border-collapse: collapse; } td, th { text-align: left; padding: 3px 14p
 th { color: var(--faint); font-weight: normal; } td.number { text-align: right; }
 .bars { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr));
   column-gap: 32px; font-size: 13px; }
-.bar { display: grid; grid-template-columns: 142px 1fr 44px; gap: 8px; align-items: center;
+.bar { display: grid; grid-template-columns: 142px 1fr 44px; grid-auto-columns: 44px;
+  grid-auto-flow: column; gap: 8px; align-items: center;
   height: 21px; }
 .bar span:first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.edge { color: var(--faint); }
 .track { background: #f0f1f4; border-radius: 3px; height: 11px; }
 .fill { background: var(--seen); border-radius: 3px; height: 11px; }
 .unseen .fill, .key.unseen { background: var(--unseen); }
@@ -87,7 +83,7 @@ def write_report(
 
     Args:
       folder: made if missing.
-      result: what `evaluate.evaluate_segmentation` returned.
+      result: of an evaluation, see `evaluate.evaluate_model`.
       examples: the pictures to show, by heading.
       names: of the classes.
       unseen: classes that had no labels in training; they are marked.
@@ -113,12 +109,12 @@ def write_report(
     body = "\n".join(
         [
             f"<h1>{escape(title)}</h1>",
-            f"<p>{result['images']} pictures, {len(names)} classes, {len(set(unseen))} of them "
-            "without labels in training. Figures in percent.</p>",
+            _introduction(result, {names[index] for index in unseen}),
             f'<p class="warning">{escape(result["warning"])}</p>' if "warning" in result else "",
             _figures(result),
+            _sets(result),
             "<h2>IoU of each class</h2>",
-            _bars(result["IoU"], {names[index] for index in unseen}),
+            _bars(result, {names[index] for index in unseen}),
             _confusions(result.get("confusions", ())),
             *sections,
             "<h2>Protocol</h2>",
@@ -139,8 +135,20 @@ def _page(title: str, body: str) -> str:
     )
 
 
+def _introduction(result: Mapping, unseen: set[str]) -> str:
+    classes, protocol = result["IoU"], result.get("protocol", {})
+    text = (
+        f"{result['images']} pictures, {len(classes)} classes, {len(unseen & set(classes))} of "
+        "them without labels in training. Figures in percent"
+    )
+    for key, words in (("metrics", " by the rules of {}"), ("oracle", ", with the oracle '{}'")):
+        if protocol.get(key):
+            text += words.format(protocol[key])
+    return f"<p>{escape(text)}.</p>"
+
+
 def _number(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.1f}"
+    return "–" if math.isnan(number(value)) else f"{value:.1f}"
 
 
 def _figures(result: Mapping) -> str:
@@ -150,8 +158,7 @@ def _figures(result: Mapping) -> str:
         f'<div class="figure">{label}<b>{_number(result[key])}</b><small>{meaning}</small>'
         + (f"<small>{_number(before[key])} training-free</small>" if key in before else "")
         + "</div>"
-        for key, label, meaning in _FIGURES
-        if key in result
+        for key, label, meaning in figures(result)
     ]
     cards += [
         f'<div class="figure">{escape(key)}<b>{_number(value)}</b><small>{meaning}, '
@@ -163,23 +170,42 @@ def _figures(result: Mapping) -> str:
     return f'<div class="figures">{"".join(cards)}</div>'
 
 
-def _bars(iou: Mapping[str, float], unseen: set[str]) -> str:
-    present = {name: value for name, value in iou.items() if not math.isnan(value)}
+def _sets(result: Mapping) -> str:
+    """A table of the means over all, the seen and the unseen classes, if there are such."""
+    rows = "".join(
+        f"<tr><td>{label}</td>"
+        + "".join(
+            f'<td class="number">{_number(result[key + suffix])}</td>'
+            for suffix in ("", "_seen", "_unseen")
+        )
+        + "</tr>"
+        for key, label, _ in figures_of_sets(result)
+    )
+    head = "".join(f'<th class="number">{name}</th>' for name in ("all", "seen", "unseen"))
+    return f"<table><tr><th></th>{head}</tr>{rows}</table>" if rows else ""
+
+
+def _bars(result: Mapping, unseen: set[str]) -> str:
+    """A bar for the IoU of each class, the best first, and its Boundary IoU as a number."""
+    iou, edges = result["IoU"], result.get("boundary_IoU")
+    present = {name: value for name, value in iou.items() if not math.isnan(number(value))}
     places = {name: place for place, name in enumerate(present)}
     letters = {name: place for place, name in enumerate(sorted(present, key=str.casefold))}
     bars = []
     for name, value in sorted(present.items(), key=lambda item: -item[1]):
         kind = "bar unseen" if name in unseen else "bar"
         order = f"--name:{letters[name]};--place:{places[name]}"
+        edge = f'<span class="number edge">{_number(edges[name])}</span>' if edges else ""
         bars.append(
             f'<div class="{kind}" style="{order}">'
             f'<span title="{escape(name)}">{escape(name)}</span>'
             f'<div class="track"><div class="fill" style="width:{value:.1f}%"></div></div>'
-            f'<span class="number">{value:.1f}</span></div>'
+            f'<span class="number">{value:.1f}</span>{edge}</div>'
         )
     absent = [escape(name) for name in iou if name not in present]
     note = f"<p>Neither labelled nor predicted: {', '.join(absent)}.</p>" if absent else ""
-    key = '<p><i class="key" style="margin-left:0"></i>seen <i class="key unseen"></i>unseen</p>'
+    key = '<p><i class="key" style="margin-left:0"></i>seen <i class="key unseen"></i>unseen'
+    key += "; the second number is the Boundary IoU</p>" if edges else "</p>"
     return f'{key}{_ORDERS}<div class="bars">{"".join(bars)}</div>{note}'
 
 

@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from ovseg_jax.report.colors import colorize, picture_colors
 
 _SHOWN_SIDE = 512  # a smaller picture is enlarged by a whole factor to about this longer side
-_MIN_WIDTH = 320  # of the page, so that a narrow picture still has room for names
+MIN_WIDTH = 320  # of the page, so that a narrow picture still has room for names
 _MAX_ENTRIES = 40
-_INK, _FAINT, _PAPER = (28, 30, 34), (110, 115, 122), (255, 255, 255)
+INK, _FAINT, PAPER = (28, 30, 34), (110, 115, 122), (255, 255, 255)
 
 
 class Entry(NamedTuple):
@@ -113,11 +113,14 @@ def overlay(
         entries.append(Entry(f"and {len(found) - _MAX_ENTRIES} more", None, ""))
     if not found:
         entries.append(Entry("nothing found", None, ""))
-    width = max(painted.width, _MIN_WIDTH)
-    strip = legend(entries, width)
-    page = Image.new("RGB", (width, painted.height + strip.height), _PAPER)
-    page.paste(painted, ((width - painted.width) // 2, 0))
-    page.paste(strip, (0, painted.height))
+    return set_below(painted, legend(entries, max(painted.width, MIN_WIDTH)))
+
+
+def set_below(picture: Image.Image, strip: Image.Image) -> Image.Image:
+    """A page with a picture in the middle and a strip, at least as wide, below it."""
+    page = Image.new("RGB", (strip.width, picture.height + strip.height), PAPER)
+    page.paste(picture, ((strip.width - picture.width) // 2, 0))
+    page.paste(strip, (0, picture.height))
     return page
 
 
@@ -128,7 +131,7 @@ def _percent(share: float) -> str:
 def legend(entries: Sequence[Entry], width: int) -> Image.Image:
     """Lays colour chips with names and notes out in lines, `width` pixels wide."""
     size = int(np.clip(width / 32, 15, 48))
-    font, margin, gap, line = _font(size), size, size * 3 // 5, int(size * 1.6)
+    font, margin, gap, line = load_font(size), size, size * 3 // 5, int(size * 1.6)
     places, x, y = [], margin, margin
     for entry in entries:
         entry = entry._replace(name=_shorten(entry, font, width - 2 * margin - size - gap))
@@ -138,14 +141,14 @@ def legend(entries: Sequence[Entry], width: int) -> Image.Image:
             x, y = margin, y + line
         places.append((entry, x, y))
         x += length + int(size * 1.4)
-    strip = Image.new("RGB", (width, y + line + margin // 2), _PAPER)
+    strip = Image.new("RGB", (width, y + line + margin // 2), PAPER)
     draw = ImageDraw.Draw(strip)
     for entry, x, y in places:
         if entry.color:
-            draw.rounded_rectangle((x, y, x + size, y + size), size // 5, entry.color, _INK)
+            draw.rounded_rectangle((x, y, x + size, y + size), size // 5, entry.color, INK)
             x += size + gap
         middle = y + size / 2
-        draw.text((x, middle), entry.name, _INK, font, anchor="lm")
+        draw.text((x, middle), entry.name, INK, font, anchor="lm")
         x += _text_width(font, entry.name + " ")
         draw.text((x, middle), entry.note, _FAINT, font, anchor="lm")
     return strip
@@ -167,5 +170,6 @@ def _text_width(font: ImageFont.FreeTypeFont, text: str) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of pages, letters of `size` pixels."""
     return ImageFont.load_default(size)

@@ -1,7 +1,6 @@
 """Text embeddings that outlive the process: many prompts take a CPU minutes to encode."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +10,6 @@ from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
 
 Encode = Callable[[np.ndarray], np.ndarray]
-
-
-def cache_folder() -> Path:
-    """Where embeddings are kept; may be deleted at any time, and moved with XDG_CACHE_HOME."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ovseg_jax" / "embeddings"
 
 
 def remembering(encode: Encode, model: str, folder: Path) -> Encode:

@@ -1,8 +1,9 @@
 """Checkpoints of a run: atomic, resumable to the exact next step, readable without the optimizer.
 
 Orbax writes them; this module is the only one that knows. A checkpoint has three items: ``params``
-(the trained parameters by path, averaged ones under ``ema``), ``training`` (statistics, optimizer
-and step) and ``meta`` (JSON). A directory that a kill left half-written is never taken for one.
+(what a model needs: the trained parameters by path, averaged ones under ``ema``, statistics),
+``training`` (optimizer and step) and ``meta`` (JSON). A directory that a kill left half-written is
+never taken for one.
 """
 
 import errno
@@ -16,6 +17,8 @@ import numpy as np
 from ovseg_jax.errors import UserError
 from ovseg_jax.files import saving
 from ovseg_jax.params import Flat
+
+_MODEL = ("params", "ema", "stats")  # of a train state: what is restored without the optimizer
 
 
 def _leaves(tree) -> Flat:
@@ -104,8 +107,8 @@ class Checkpoints:
     def save(self, state: Mapping, meta: Mapping) -> None:
         """Saves a train state (`step`, `params`, optional `ema`, `stats`, `opt_state`)."""
         args = self._ocp.args
-        rest = {"stats": state["stats"], "opt_state": state["opt_state"], "step": state["step"]}
-        weights = {"params": state["params"], **({"ema": state["ema"]} if "ema" in state else {})}
+        weights = {key: state[key] for key in _MODEL if key in state}
+        rest = {key: value for key, value in state.items() if key not in _MODEL}
         items = args.Composite(
             params=args.StandardSave(_leaves(weights)),
             training=args.StandardSave(_leaves(rest)),
@@ -126,8 +129,8 @@ class Checkpoints:
     def restore(self, abstract_state: Mapping, step: int) -> dict:
         """Restores a whole train state onto the shardings that `abstract_state` asks for."""
         args = self._ocp.args
-        weights = {key: abstract_state[key] for key in ("params", "ema") if key in abstract_state}
-        rest = {key: abstract_state[key] for key in ("stats", "opt_state", "step")}
+        weights = {key: abstract_state[key] for key in _MODEL if key in abstract_state}
+        rest = {key: value for key, value in abstract_state.items() if key not in _MODEL}
         restored = {}
         for item, tree in (("params", weights), ("training", rest)):
             _check_leaves(_leaves(tree), self._metadata(step, item), self.directory / str(step))
@@ -154,15 +157,20 @@ class Checkpoints:
             ) from error
 
     def restore_weights(self, step: int) -> Flat:
-        """Restores the trained parameters by path as numpy arrays (averaged ones where kept)."""
+        """Restores what training changed of the model, by path as numpy arrays.
+
+        Parameters are the averaged ones where these are kept.
+        """
         shapes = self._metadata(step, "params")
         wanted = {key: np.empty(leaf.shape, leaf.dtype) for key, leaf in shapes.items()}
         leaves = self._restore(step, params=self._ocp.args.StandardRestore(wanted))["params"]
-        kind = "['ema']" if any(key.startswith("['ema']") for key in leaves) else "['params']"
+        averaged = any(key.startswith("['ema']") for key in leaves)
+        parts = ("['ema']" if averaged else "['params']", "['stats']")
         return {
-            key[len(kind) + 2 : -2]: np.asarray(value)
+            key[len(part) + 2 : -2]: np.asarray(value)
+            for part in parts
             for key, value in leaves.items()
-            if key.startswith(kind)
+            if key.startswith(part)
         }
 
 

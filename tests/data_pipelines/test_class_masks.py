@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.datasets import DATASETS, prepare
-from data_pipelines.doctor import examine, save_overlays
+from data_pipelines.doctor import examine, save_pages
 from data_pipelines.prepare.folds import write_lists
 from data_pipelines.prepare.images import palette_png
 from data_pipelines.sources import coco20i, pascal5i
@@ -141,7 +141,7 @@ def test_overlays_name_the_class(tmp_path):
     dataset = DATASETS["pascal5i_3"]
     (report,) = examine(dataset, str(tmp_path), ["val"])
     assert not report.pixels[:15].any() and report.pixels[15:].any() and report.ignored == 0
-    save_overlays(dataset, str(tmp_path), [report], tmp_path / "seen")
+    save_pages(dataset, str(tmp_path), [report], tmp_path / "seen")
     assert len(list((tmp_path / "seen").iterdir())) == 2
 
 

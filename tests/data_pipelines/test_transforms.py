@@ -31,6 +31,7 @@ SPECS = {
     "random_affine": {"shift": 5.0},
     "shift_scale_rotate": {},
     "random_resized_crop": {"size": (30, 20)},
+    "choose_caption": {},
     "center_crop": {"size": 20, "short_side": 24},
     "random_erasing": {"probability": 1.0},
     "rand_augment": {"operations": 4},
@@ -52,6 +53,7 @@ def example(dtype=np.uint8):
         "image": rng.integers(0, 256, (40, 50, 3), dtype=np.uint8),
         "label": rng.integers(0, 4, (40, 50)).astype(dtype),
         "caption": "a cat",
+        "captions": ("a cat", "a grey cat", "a pet"),
         "entities": "cat",
     }
 

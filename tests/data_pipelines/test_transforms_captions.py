@@ -57,3 +57,14 @@ def test_erasing_replaces_one_part_by_noise():
 def test_erasing_wants_a_normalised_image():
     with pytest.raises(UserError, match="put 'normalize' before it"):
         captions.RandomErasing()({"image": image()}, np.random.default_rng(0))
+
+
+def test_one_of_several_captions_is_chosen():
+    step = captions.ChooseCaption()
+    example = {"captions": ("one", "two", "three"), "caption": "one"}
+    rng = np.random.default_rng(0)
+    chosen = [step(example, rng)["caption"] for _ in range(60)]
+    assert set(chosen) == {"one", "two", "three"} and example["caption"] == "one"
+    assert min(map(chosen.count, example["captions"])) > 10
+    with pytest.raises(UserError, match="'choose_caption' finds no 'captions'"):
+        step({"caption": "one"}, rng)

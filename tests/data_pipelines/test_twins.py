@@ -1,15 +1,20 @@
 """Every data set by its twin: the real format, read by the real source."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from data_pipelines.datasets import DATASETS, find_dataset, prepare
+from data_pipelines.datasets import DATASETS, LabelledDataset, find_dataset, prepare
 from data_pipelines.doctor import examine
 from ovseg_jax.cli import main
 from ovseg_jax.errors import UserError
 from ovseg_jax.text.label_space import load_label_space
+
+LABELLED = [name for name in DATASETS if isinstance(DATASETS[name], LabelledDataset)]
+CAPTIONED = [name for name in DATASETS if name not in LABELLED]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def twins(tmp_path_factory):
     return twin
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", LABELLED)
 def test_a_twin_loads_by_the_words_of_its_data_set(twins, name):
     dataset = DATASETS[name]
     space = load_label_space(dataset.label_space)
@@ -38,6 +43,20 @@ def test_a_twin_loads_by_the_words_of_its_data_set(twins, name):
             assert example["image"].dtype == np.uint8
             assert example["image"].shape == (*example["label"].shape, 3)
             assert set(np.unique(example["label"]).tolist()) <= allowed
+
+
+@pytest.mark.parametrize("name", CAPTIONED)
+def test_a_twin_has_captions(twins, name):
+    dataset = DATASETS[name]
+    names = set()
+    for split in dataset.splits:
+        source = dataset.open(twins(dataset.preparation), split)
+        assert len(source) == 3
+        for example in map(source.__getitem__, range(3)):
+            assert example["image"].dtype == np.uint8 and example["image"].shape[2] == 3
+            assert len(example["caption"].split()) > 3
+            names.add(example["name"])
+    assert len(names) == 3 * len(dataset.splits)
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -62,11 +81,52 @@ def test_the_doctor_names_what_is_wrong(tmp_path, capsys):
     assert list((tmp_path / "seen").glob("val_*.png"))
 
 
+def test_the_doctor_shows_pictures_with_their_captions(tmp_path, capsys):
+    prepare("coco_captions", tmp_path, None, 2)
+    path = tmp_path / "annotations" / "captions_val2017.json"
+    lists = json.loads(path.read_bytes())
+    first, second = (picture["id"] for picture in lists["images"])
+    for note in lists["annotations"]:
+        note["caption"] = "" if note["image_id"] == first else note["caption"]
+    path.write_text(json.dumps(lists))
+    (tmp_path / "val2017" / f"{second:012d}.jpg").unlink()
+    arguments = ["doctor", "coco_captions", "--data", str(tmp_path), "--split", "val"]
+    assert main([*arguments, "--output", str(tmp_path / "seen")]) == 1
+    printed = capsys.readouterr().out
+    assert f"1 pictures with an empty caption ({first:012d})" in printed
+    assert f"{second:012d}.jpg'; does it exist?" in printed
+    shown = Image.open(tmp_path / "seen" / f"val_{first:012d}.png")
+    picture = Image.open(tmp_path / "val2017" / f"{first:012d}.jpg")
+    assert shown.height / shown.width > picture.height / picture.width  # a strip is below it
+
+
+def test_coco_lists_are_read_in_the_order_of_their_ids(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images" / "val2017").mkdir(parents=True)
+    for number in (7, 3):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(
+            tmp_path / "images" / "val2017" / f"{number:012d}.jpg"
+        )
+    images = [dict(id=number, file_name=f"{number:012d}.jpg") for number in (7, 3)]
+    notes = [dict(id=20, image_id=3, caption="b "), dict(id=10, image_id=3, caption="a\n")]
+    notes.append(dict(id=15, image_id=7, caption="c"))
+    path = tmp_path / "annotations" / "captions_val2017.json"
+    path.write_text(json.dumps(dict(images=images, annotations=notes)))
+    source = find_dataset("coco_captions").open(str(tmp_path), "val")
+    assert [source[k]["captions"] for k in range(2)] == [("a", "b"), ("c",)]
+    assert (source[0]["caption"], source[0]["name"]) == ("a", "000000000003")
+    path.write_text("{}")
+    with pytest.raises(UserError, match=r"captions_val2017\.json' is no list of captions"):
+        find_dataset("coco_captions").open(str(tmp_path), "val")
+
+
 def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="unknown data set 'vox20'; did you mean 'voc20'"):
         find_dataset("vox20")
     with pytest.raises(UserError, match=r"no JPEGImages in .*unpack VOCtrainval"):
         find_dataset("voc20").open(str(tmp_path), "val")
+    with pytest.raises(UserError, match="webdataset needs no preparation"):
+        prepare("cc3m", tmp_path, tmp_path, None)
     with pytest.raises(UserError, match="a twin of 0 examples is none"):
         prepare("voc", tmp_path, None, 0)
 

@@ -60,6 +60,24 @@ def test_the_ignore_label_may_be_any(ignore):
     np.testing.assert_array_equal(ours, expected)
 
 
+def test_images_of_several_sizes_on_one_canvas():
+    sizes, distances = [(60, 90), (43, 70)], [3, 2]
+    inside = np.zeros((2, 64, 96), bool)
+    labels, predictions = np.zeros((2, 2, 64, 96), int)
+    alone = []
+    for index, (size, distance) in enumerate(zip(sizes, distances, strict=True)):
+        own = np.s_[index, : size[0], : size[1]]
+        labels[own], predictions[own] = maps(index, size)
+        inside[own] = True
+        alone.append(
+            boundary.boundary_confusion(labels[own], predictions[own], CLASSES, distance=distance)
+        )
+    count = jax.jit(boundary.boundary_confusion, static_argnums=2)
+    matrix = count(labels, predictions, CLASSES, distance=np.array(distances), inside=inside)
+    np.testing.assert_array_equal(matrix[:-1], np.sum(alone, axis=0)[:-1])
+    np.testing.assert_array_equal(matrix[:, :-1], np.sum(alone, axis=0)[:, :-1])
+
+
 def test_perfect_prediction_has_no_error():
     label, _ = maps(2)
     matrix = np.asarray(boundary.boundary_confusion(label, label, CLASSES))

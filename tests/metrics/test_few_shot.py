@@ -55,6 +55,12 @@ def test_a_class_without_episodes_counts_for_hsnet_only():
     assert few_shot.fusioner(fold) == {"mIoU": 50, "FB-IoU": 62.5}
 
 
+def test_iou_of_a_class_that_is_absent():
+    sums = counts(([6, 2], [8, 4]), ([9, 0], [9, 0]))
+    np.testing.assert_array_equal(few_shot.class_iou(sums, absent=0.0), [0.5, 0])
+    np.testing.assert_array_equal(few_shot.class_iou(sums, absent=np.nan), [0.5, np.nan])
+
+
 def test_nothing_counted_is_nan_not_a_crash():
     empty = counts(([0, 0], [0, 0]))
     assert all(np.isnan(value) for value in few_shot.fusioner(empty).values())

@@ -8,6 +8,7 @@ from ovseg_jax.report.compare import Run, class_table, compare, differences, fig
 PROTOCOL = {
     "classes": ["cat", "dog"],
     "crop": 96,
+    "oracle": "",
     "data": {"name": "folder", "split": "val"},
     "system": "zegclip",
     "weights": "12ab",
@@ -73,6 +74,7 @@ def test_a_data_set_may_lie_anywhere():
         ({"classes": ["cat"]}, "classes: 2 against 1 entries"),
         ({"data": {"name": "folder", "split": "test"}}, "data.split: 'val' against 'test'"),
         ({"flip": True}, "flip: 'not recorded' against True"),
+        ({"oracle": "masks"}, "oracle: '' against 'masks'"),
     ],
 )
 def test_unlike_protocols_are_described(changed, message):

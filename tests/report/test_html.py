@@ -84,7 +84,23 @@ def test_classes_are_sorted_without_a_script(tmp_path):
 
 def test_a_report_without_pictures(tmp_path):
     text = write_report(tmp_path, RESULT, {}, NAMES).read_text()
-    assert "<h2>Pictures" not in text and "–" in text
+    assert "<h2>Pictures" not in text
+    assert "<b>40.0</b>" in text and "mIoU unseen" not in text  # what has no value is left out
+
+
+def test_boundaries_and_sets_of_classes(tmp_path):
+    edges = {"sky": 12.34, "grass & co": None, "<b>lawn": None}
+    figures = {f"mAcc{suffix}": 51.5 for suffix in ("", "_seen", "_unseen")} | {"fwIoU": 61.25}
+    protocol = {"metrics": "detectron2_legacy", "oracle": "masks"}
+    result = RESULT | figures | {"boundary_IoU": edges, "protocol": protocol}
+    text = write_report(tmp_path, result, {}, NAMES).read_text()
+    bars = re.findall(r'<span title="(\w+).*?class="number edge">(.*?)</span>', text)
+    assert bars == [("grass", "–"), ("sky", "12.3")]
+    assert "<tr><td>mACC</td>" + 3 * '<td class="number">51.5</td>' in text
+    assert "fwIoU<b>61.2</b>" in text and "pACC<b>90.0</b>" in text
+    assert "by the rules of detectron2_legacy, with the oracle" in text
+    plain = write_report(tmp_path, RESULT, {}, NAMES).read_text()
+    assert "edge" not in plain.partition("</style>")[2] and "oracle" not in plain
 
 
 def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):

@@ -112,13 +112,13 @@ def test_names_in_parts_give_the_labels_of_all_at_once(monkeypatch, kind, thresh
     )
     whole = np.asarray(segment()[0])[0, :33, :40]
     parts = []
-    decide = inference._decide_in_chunks
+    decide = inference.decide_in_chunks
 
-    def counted(scores, vocabulary, chunks, **options):
+    def counted(scores, vocabulary, chunks, rules):
         parts.append(chunks)
-        return decide(scores, vocabulary, chunks, **options)
+        return decide(scores, vocabulary, chunks, rules)
 
-    monkeypatch.setattr(inference, "_decide_in_chunks", counted)
+    monkeypatch.setattr(inference, "decide_in_chunks", counted)
     monkeypatch.setattr(inference, "_SCORES_AT_ONCE", 40 * 40 * 13)
     jax.clear_caches()
     found = np.asarray(segment()[0])[0, :33, :40]

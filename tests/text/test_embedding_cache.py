@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from ovseg_jax.text.embedding_cache import cache_folder, remembering
+from ovseg_jax.files import cache_folder
+from ovseg_jax.text.embedding_cache import remembering
 
 TOKENS = np.arange(24, dtype=np.int32).reshape(3, 2, 4)
 
@@ -56,4 +57,4 @@ def test_a_folder_that_cannot_be_written_is_no_hindrance(tmp_path):
 
 def test_the_folder_follows_the_users_choice(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "ovseg_jax" / "embeddings"
+    assert cache_folder("embeddings") == tmp_path / "ovseg_jax" / "embeddings"
