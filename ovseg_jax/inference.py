@@ -35,6 +35,7 @@ from PIL import Image
 from ovseg_jax.decisions import Rules, decide, decide_in_chunks, large_classes, name_regions
 from ovseg_jax.errors import UserError
 from ovseg_jax.ops.images import normalize
+from ovseg_jax.ops.masks import inside
 from ovseg_jax.ops.pamr import pamr
 from ovseg_jax.ops.resize import apply_matrices, traced_matrices
 from ovseg_jax.ops.windows import num_windows, window_exists, window_starts
@@ -274,11 +275,14 @@ def _lay_windows(sizes: jax.Array, shape: Pair, crop: Pair, stride: Pair, bound:
     return _Windows(corners, real, rows[:, :, None, None] * columns[:, None, :, None], crop)
 
 
-def _encode_windows(encode: Callable, images: jax.Array, windows: _Windows) -> Any:
+def _encode_windows(
+    encode: Callable, images: jax.Array, sizes: jax.Array, windows: _Windows
+) -> Any:
     """Features of all windows, a tree with leaves [steps, n, ...]."""
 
     def step(corners):
-        return encode(_cut(images, corners, windows.shape))
+        shown = jnp.clip(sizes[corners[:, 0]] - corners[:, 1:], 0, jnp.asarray(windows.shape))
+        return encode(_cut(images, corners, windows.shape), shown)
 
     if len(windows.corners) > 1:
         return jax.lax.map(step, windows.corners)
@@ -482,8 +486,8 @@ def compiled_segment(
     if not protocol.area:
         return decided(rules, with_scores)
     labels, _ = decided(rules._replace(threshold=None), with_scores=False)
-    inside = inside_pictures(original_sizes, labels.shape[1:])
-    kept = large_classes(labels, inside, vocabulary.class_ids, protocol.area)
+    shown = inside(original_sizes, labels.shape[1:])
+    kept = large_classes(labels, shown, vocabulary.class_ids, protocol.area)
     return decided(rules, with_scores, kept)
 
 
@@ -503,14 +507,16 @@ class _Scores:
         self.system, self.protocol = model.system(), protocol
         self.sizes, self.original_sizes = sizes, original_sizes
         shape = pixels.shape[1:3]
-        inside = inside_pictures(sizes, shape)[..., None]
-        self.images = jnp.where(inside, normalize(pixels, model.mean, model.std), 0.0)
+        shown = inside(sizes, shape)[..., None]
+        self.images = jnp.where(shown, normalize(pixels, model.mean, model.std), 0.0)
         crop = _window_shape(shape, protocol)
         stride = (protocol.stride,) * 2 if protocol.crop else shape
         self.windows = _lay_windows(sizes, shape, crop, stride, _WINDOW_BATCH)
         views = [self.images, _mirror(self.images, sizes)] if protocol.flip else [self.images]
         self.views = len(views)
-        self.features = [_encode_windows(self.system.encode, view, self.windows) for view in views]
+        self.features = [
+            _encode_windows(self.system.encode, view, sizes, self.windows) for view in views
+        ]
         if protocol.short_side:
             down, across = traced_matrices(shape, sizes, original_sizes, label_shape)
             # A mirrored view comes back mirrored by the order of the rows of its matrix.
@@ -580,13 +586,6 @@ def _join_rows(blocks: jax.Array) -> jax.Array:
     """[blocks, B, rows, W, ...] -> [B, blocks * rows, W, ...]."""
     joined = blocks.swapaxes(0, 1)
     return joined.reshape(joined.shape[0], -1, *joined.shape[3:])
-
-
-def inside_pictures(sizes: jax.Array, shape: Pair) -> jax.Array:
-    """Which pixels of a canvas are picture: bool [B, H, W]."""
-    rows = jnp.arange(shape[0]) < sizes[:, 0, None]
-    columns = jnp.arange(shape[1]) < sizes[:, 1, None]
-    return rows[:, :, None] & columns[:, None, :]
 
 
 def _mirror(images: jax.Array, sizes: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ class ColorSystem(System):
     def patch_size(self):
         return 2
 
-    def encode(self, image):
+    def encode(self, image, sizes=None):
         return image
 
     def dense_features(self, image, shape):

@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_is_not_saved(tmp_path):
         ({"vocabulary__templates": "shap"}, "shap"),
         ({"pretrained": "nowhere"}, "no model folder at nowhere"),
         ({"mesh__fsdp": 3}, "config.mesh.fsdp=3 does not divide"),
-        ({"optimizer__name": "sgd"}, "unknown optimizer 'sgd'"),
+        ({"optimizer__name": "lion"}, "unknown optimizer 'lion'"),
         ({"schedule__name": "step"}, "unknown schedule 'step'"),
         ({"system__name": "zegclap"}, "did you mean 'zegclip'"),
         ({"data__train__source__split": "training"}, "unknown split 'training'"),

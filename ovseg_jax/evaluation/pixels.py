@@ -11,10 +11,11 @@ from ovseg_jax.evaluation.oracles import check_oracle, known
 from ovseg_jax.evaluation.processes import over_processes
 from ovseg_jax.evaluation.readouts import Readout, find_readout
 from ovseg_jax.evaluation.results import describe_protocol
-from ovseg_jax.inference import Model, Protocol, inside_pictures, segment_canvases
+from ovseg_jax.inference import Model, Protocol, segment_canvases
 from ovseg_jax.metrics import mmseg
 from ovseg_jax.metrics.boundary import boundary_confusion, boundary_distance
 from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix, most_confused
+from ovseg_jax.ops.masks import inside
 from ovseg_jax.report.gallery import Example
 from ovseg_jax.text.label_space import LabelSpace
 from ovseg_jax.text.vocabulary import Vocabulary
@@ -125,9 +126,9 @@ def _count_boundaries(
     ignore_label: int,
 ) -> jax.Array:
     """Counts int32 [C + 1, C + 1] of the boundaries of a batch of pictures of given sizes."""
-    inside = inside_pictures(sizes, truth.shape[1:])
+    shown = inside(sizes, truth.shape[1:])
     return boundary_confusion(
-        truth, predictions, classes, ignore_label, distance=widths, inside=inside
+        truth, predictions, classes, ignore_label, distance=widths, inside=shown
     )
 
 

@@ -87,7 +87,7 @@ class ClipSystem(System):
         scalars["accuracy"] = hit.mean()
         return contrastive_loss(image, text, scale) + entity_loss, scalars
 
-    def encode(self, image: jax.Array) -> jax.Array:
+    def encode(self, image: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
         """Normalised pictures float32 [B, H, W, 3] -> unit-length patch features [B, h, w, E]."""
         return normalize(self.clip.image.dense(image))
 

@@ -52,8 +52,17 @@ class System(nnx.Module):
         """Logits float32 [B, N] of one region per picture, for systems that name regions."""
         raise NotImplementedError(f"{type(self).__name__}.classify")
 
-    def encode(self, image: jax.Array) -> Any:
-        """What pictures give without names, float32 [B, H, W, 3] -> a tree of arrays [B, ...]."""
+    def encode(self, image: jax.Array, sizes: jax.Array | None = None) -> Any:
+        """What pictures give without names.
+
+        Args:
+            image: float32 [B, H, W, 3], normalised, zero beyond the pictures.
+            sizes: int32 [B, 2], how much of each is picture; None = all of it. Most networks take
+                the padding for a part of the picture.
+
+        Returns:
+            A tree of arrays [B, ...].
+        """
         raise NotImplementedError(f"{type(self).__name__}.encode")
 
     def decode(

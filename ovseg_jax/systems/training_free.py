@@ -120,7 +120,9 @@ class TrainingFree(System):
         """Of the transformer, or the stride of the ResNet."""
         return self.config.clip.image.patch_size
 
-    def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    def encode(
+        self, image: jax.Array, sizes: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
         """Unit-length features [B, h, w, E] of normalised pictures, and the keys of `refine`."""
         features, keys = self.features(pad_around(image, self.config.window_multiple))
         return normalize(features), keys

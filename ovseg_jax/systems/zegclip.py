@@ -185,7 +185,9 @@ class ZegCLIP(System):
         """Of CLIP's transformer."""
         return self.config.clip.image.patch_size
 
-    def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode(
+        self, image: jax.Array, sizes: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Embeddings [B, E] of normalised pictures [B, H, W, 3] and of their patches [B, N, E]."""
         cls, patches, _ = self._features(image, None)
         return cls, patches

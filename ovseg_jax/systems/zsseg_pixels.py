@@ -120,7 +120,7 @@ class ZSSegPixels(System):
         """Of `dense_features`."""
         return STRIDE
 
-    def encode(self, image: jax.Array) -> Pixels:
+    def encode(self, image: jax.Array, sizes: jax.Array | None = None) -> Pixels:
         """Embeds pixels and pictures, float32 [B, H, W, 3], normalised."""
         config = self.config
         pixels = image * np.float32(config.image_std) + np.float32(config.image_mean)

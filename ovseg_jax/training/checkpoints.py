@@ -205,7 +205,7 @@ def choose_step(workdir: str | Path, which: str = "latest") -> int | None:
 
 
 def restore_parameters(workdir: str | Path, which: str = "latest") -> Flat:
-    """Returns the trained parameters of a checkpoint of a run folder, by path.
+    """Returns what training changed of the model in a run folder, by path.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged.

@@ -80,5 +80,5 @@ def test_pairs_are_drawn_with_repetition_and_few_are_kept():
 
 
 def test_data_sets_of_episodes_are_refused(root):
-    with pytest.raises(UserError, match="one class at a time"):
+    with pytest.raises(UserError, match="no labels of all classes"):
         regions(root, dataset="pascal5i_0")

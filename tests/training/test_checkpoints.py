@@ -75,13 +75,13 @@ def test_a_restored_state_is_the_saved_one(tmp_path, ema):
     assert_equal(restore(tmp_path, make_state(0, ema=ema), 3), state)
 
 
-def test_weights_come_by_path_and_averaged_where_kept(tmp_path):
+def test_weights_and_statistics_come_by_path_and_averaged_where_kept(tmp_path):
     state = make_state(3, ema=True)
     save(tmp_path / "ema", state)
-    assert_equal(restore_parameters(tmp_path / "ema"), state["ema"])
+    assert_equal(restore_parameters(tmp_path / "ema"), state["ema"] | state["stats"])
     state = make_state(4)
     save(tmp_path / "plain", state)
-    assert_equal(restore_parameters(tmp_path / "plain"), state["params"])
+    assert_equal(restore_parameters(tmp_path / "plain"), state["params"] | state["stats"])
 
 
 def test_the_last_two_are_kept(tmp_path):
