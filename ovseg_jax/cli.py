@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_segment(commands)
     _add_convert(commands)
     _add_export(commands)
+    _add_pseudo_labels(commands)
     _add_vocabularies(commands)
     _add_compare(commands)
     _add_parity(commands)
@@ -213,6 +214,32 @@ def _add_export(commands) -> None:
     command.add_argument("run", type=Path, help="run folder")
     command.add_argument("folder", type=Path, help="model folder to write")
     command.set_defaults(run_command=_export)
+
+
+def _add_pseudo_labels(commands) -> None:
+    command = commands.add_parser(
+        "pseudo-labels",
+        help="label training pictures for self-training",
+        description="Labels the training pictures of a run with all names: the truth where a class "
+        "was seen in training, the model's answer elsewhere. Pictures that have a label in the "
+        "folder already are passed over, so an interrupted command may be started again.",
+        epilog="Train on the folder with the source 'folder'; see README, zsseg.",
+    )
+    command.add_argument("run", type=Path, help="run folder")
+    command.add_argument("folder", type=Path, help="where the label PNGs are written")
+    command.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        metavar="SCORE",
+        help="least score of an answer; pixels below it get no label (default %(default)s)",
+    )
+    command.add_argument(
+        "--all-classes",
+        action="store_true",
+        help="let seen classes compete as well where none is labelled",
+    )
+    command.set_defaults(run_command=_pseudo_labels)
 
 
 def _add_vocabularies(commands) -> None:
@@ -359,6 +386,20 @@ def _export(arguments: argparse.Namespace) -> int:
 
     export_model(arguments.run, arguments.folder)
     print(f"{arguments.run} -> {arguments.folder}")
+    return 0
+
+
+def _pseudo_labels(arguments: argparse.Namespace) -> int:
+    from ovseg_jax.evaluation.pseudo_labels import label_training_pictures
+
+    means = label_training_pictures(
+        arguments.run,
+        arguments.folder,
+        threshold=arguments.threshold,
+        prior=not arguments.all_classes,
+    )
+    figures = (f"{name} {value:.2f}" for name, value in means.items() if isinstance(value, float))
+    print(f"{means['pictures']} labels in {arguments.folder}; {', '.join(figures)}")
     return 0
 
 

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from data_pipelines.datasets import find_dataset
+from ovseg_jax.text.label_space import load_label_space
 
 BACKBONES = {
     "r50": dict(layers=(3, 4, 6, 3), stem="basic", stem_width=64, multi_grid=()),
@@ -61,6 +62,20 @@ def data(dataset: str, train_split: str, crop: int, max_size: int) -> ConfigDict
                 transforms=common.maskformer_transforms(crop, max_size),
             ),
             eval=dict(source=dict(source, split="val"), transforms=()),
+        )
+    )
+
+
+def self_training(images: str, labels: str, dataset: str) -> ConfigDict:
+    """The source of pictures with the labels that `ovseg pseudo-labels` wrote."""
+    classes = len(load_label_space(find_dataset(dataset).label_space))
+    return ConfigDict(
+        dict(
+            name="folder",
+            images=images,
+            labels=labels,
+            num_classes=classes,
+            labelled_only=True,  # the folder of images holds those of other splits as well
         )
     )
 
