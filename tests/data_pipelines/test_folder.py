@@ -128,7 +128,7 @@ def test_images_without_a_label_may_be_left_out(folder):
     names = [pair.name for pair in source(folder, labelled_only=True).pairs]
     assert names and "zz" not in names
     (folder / "empty").mkdir()
-    with pytest.raises(UserError, match="no image of .* has a label"):
+    with pytest.raises(UserError, match=r"no image of .* has a label"):
         FolderSource(str(folder / "images"), str(folder / "empty"), labelled_only=True)
 
 
