@@ -377,6 +377,11 @@ def load(path: str | os.PathLike) -> Segmenter:
     """
     folder = models.model_folder(str(path))
     config = ConfigDict(load_model_json(folder))
+    if "system" not in config and "layout" in config.get("notes", {}):
+        raise UserError(
+            f"{folder} holds a part of a model ({config.notes.layout}); name it in "
+            "config.pretrained of a recipe, and give the folder of a whole model here."
+        )
     missing = [section for section in models.MODEL_SECTIONS if section not in config]
     if missing:
         raise UserError(

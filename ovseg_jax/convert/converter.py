@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from ovseg_jax import models
 from ovseg_jax.convert.checkpoint_files import FOLDER_FILES, read_checkpoint, strip_prefix
 from ovseg_jax.convert.layouts import Layout, Sizes, Source, find_layout, layout_named
+from ovseg_jax.convert.sections import model_sections, windows
 from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
 from ovseg_jax.networks.clip import CLIPConfig, ViTConfig
@@ -111,12 +112,8 @@ def convert(
     beside = path if path.is_dir() else path.parent
     sizes = layout.config(Source(tensors, _description(beside), activation))
     if system and not isinstance(sizes, CLIPConfig):
-        raise UserError(
-            f"{source} is no CLIP but {layout.name}, a part of other systems; leave out --system."
-        )
-    config = None
-    if isinstance(sizes, CLIPConfig):
-        config = clip_sections(sizes, beside, method, system)
+        raise UserError(f"{source} is no CLIP but {layout.name}; leave out --system.")
+    config = _sections(sizes, beside, method, system)
     shapes = _shapes(layout, sizes, config)
     weights = layout.name_map.inward(tensors, shapes)
     notes = {
@@ -131,6 +128,7 @@ def convert(
         description = {layout.part.name: dataclasses.asdict(sizes), "notes": notes}
         atomic_write(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
     else:
+        notes |= config.notes
         if config.vocabulary.tokenizer == "letters":
             notes["warning"] = _NO_TOKENIZER
         models.write_model_files(folder, config, notes)
@@ -149,13 +147,16 @@ def convert(
 def convert_back(folder: Path, path: Path) -> int:
     """Writes the weights of a model folder as safetensors in the names of their source.
 
+    What was dropped is written again as far as it follows from the rest.
+
     Returns:
       How many tensors were written.
 
     Raises:
       UserError: no model folder, or one that was not converted.
     """
-    notes = load_model_json(folder).get("notes", {})
+    description = load_model_json(folder)
+    notes = description.get("notes", {})
     if "layout" not in notes:
         raise UserError(
             f"{folder} was not converted from another layout, so there are no names to go back to; "
@@ -163,6 +164,7 @@ def convert_back(folder: Path, path: Path) -> int:
         )
     layout = layout_named(notes["layout"])
     tensors = layout.name_map.outward(load_weights(folder / "model.safetensors"))
+    tensors |= layout.derived(tensors, description)
     save_weights(path, layout.unstrip(tensors))
     return len(tensors)
 
@@ -194,6 +196,13 @@ def locate(source: str) -> Path:
         ) from error
 
 
+def _sections(sizes: Sizes, beside: Path, method: str, system: str) -> ConfigDict | None:
+    """The sections of model.json; None where the checkpoint becomes a part of other models."""
+    if isinstance(sizes, CLIPConfig):
+        return clip_sections(sizes, beside, method, system)
+    return sizes if isinstance(sizes, ConfigDict) else None
+
+
 def _shapes(layout: Layout, sizes: Sizes, config: ConfigDict | None) -> dict[str, tuple[int, ...]]:
     """What the networks expect, by path."""
     if layout.part:
@@ -206,39 +215,17 @@ def _shapes(layout: Layout, sizes: Sizes, config: ConfigDict | None) -> dict[str
 
 def clip_sections(sizes: CLIPConfig, beside: Path, method: str, system: str) -> ConfigDict:
     """The sections of model.json for a converted CLIP: it segments without training."""
-    side = sizes.image.image_size
-    clip = {
-        "embed_dim": sizes.embed_dim,
-        "image": dataclasses.asdict(sizes.image),
-        "text": dataclasses.asdict(sizes.text),
-    }
     # The system 'clip' reads the values of a ResNet's attention pool.
     name = system or ("training_free" if isinstance(sizes.image, ViTConfig) else "clip")
     options = dict(method=method) if name == "training_free" else {}
     tokenizer = _tokenizer(sizes.text.vocab_size, beside)
-    return ConfigDict(
-        dict(
-            system=dict(name=name, clip=clip, **options),
-            dtype="float32",
-            image=dict(mean=CLIP_MEAN, std=CLIP_STD),
-            vocabulary=dict(
-                label_space="",
-                # A stand-in has no room for the words of a template.
-                templates="{}" if tokenizer == "letters" else "imagenet80",
-                tokenizer=tokenizer,
-                train_subset="",
-            ),
-            # Windows of the size that the model was trained with, half of it apart.
-            eval=dict(
-                batch_size=1,
-                short_side=side * 3 // 2,
-                crop=side,
-                stride=side // 2,
-                flip=False,
-                report_images=24,
-                training_free=False,
-            ),
-        )
+    return model_sections(
+        dict(name=name, clip=dataclasses.asdict(sizes), **options),
+        (CLIP_MEAN, CLIP_STD),
+        # A stand-in has no room for the words of a template.
+        "{}" if tokenizer == "letters" else "imagenet80",
+        windows(sizes.image.image_size),
+        tokenizer,
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from ovseg_jax.convert.clip import CLIP_MAP, CLIP_RESNET_MAP, clip_config
 from ovseg_jax.convert.clip_hf import CLIP_HF_MAP, clip_hf_config
@@ -18,13 +19,29 @@ from ovseg_jax.convert.resnet import (
     torchvision_config,
 )
 from ovseg_jax.convert.vit import DINO_MAP, dino_config
+from ovseg_jax.convert.zsseg import (
+    PROMPT_MAP,
+    QUERY_ADAPTER,
+    REGION_ADAPTER,
+    prompt_map,
+    segmenter_map,
+)
+from ovseg_jax.convert.zsseg_models import (
+    PromptSizes,
+    derived_tensors,
+    pixels_sections,
+    prompt_learning_sections,
+    prompt_sizes,
+    segmenter_sections,
+)
 from ovseg_jax.errors import UserError
 from ovseg_jax.networks.clip import CLIPConfig
 from ovseg_jax.networks.resnet import ResNetConfig
 from ovseg_jax.networks.vit import DinoConfig
 
 Tensors = Mapping[str, np.ndarray]
-Sizes = CLIPConfig | DinoConfig | ResNetConfig
+# Of a network, or all sections of model.json (and, in `notes`, what else is to be kept there).
+Sizes = CLIPConfig | DinoConfig | ResNetConfig | PromptSizes | ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +85,7 @@ class Layout:
       config: sizes of the networks.
       prefix: of the text tower's names, which are otherwise as without it.
       part: set where the checkpoint becomes a part of other models.
+      derived: dropped tensors that follow from the others (by source name) and model.json.
     """
 
     name: str
@@ -76,6 +94,7 @@ class Layout:
     config: Callable[[Source], Sizes]
     prefix: str = ""
     part: Part | None = None
+    derived: Callable[[Tensors, Mapping], Tensors] = lambda tensors, description: {}
 
     def fits(self, tensors: Tensors) -> bool:
         """Whether all names of the signature are there."""
@@ -124,6 +143,48 @@ def _hf_config(source: Source) -> CLIPConfig:
 
 def _from_tensors(config: Callable[[Tensors], Sizes]) -> Callable[[Source], Sizes]:
     return lambda source: config(source.tensors)
+
+
+def _zsseg_layouts(kind: str, tower: str, clip: NameMap) -> tuple[Layout, ...]:
+    """What the stages of zsseg save, around one kind of CLIP.
+
+    Args:
+      kind: of CLIP, behind the names of the layouts.
+      tower: a tensor that only this kind has.
+      clip: its map.
+    """
+    inside = f"{QUERY_ADAPTER}clip_model.{tower}"
+    queries = "sem_seg_head.predictor.query_embed.weight"
+    return tuple(
+        Layout(
+            name + kind,
+            (inside, *signature),
+            name_map,
+            _from_tensors(sections),
+            derived=derived_tensors,
+        )
+        for name, signature, name_map, sections in (
+            (
+                "zsseg with a second adapter",
+                (queries, f"{REGION_ADAPTER}non_object_embedding"),
+                segmenter_map(own_prompts=True, clip=clip),
+                segmenter_sections,
+            ),
+            ("zsseg", (queries,), segmenter_map(clip=clip), segmenter_sections),
+            (
+                "zsseg's baseline of pixels",
+                ("sem_seg_head.predictor.weight",),
+                segmenter_map(clip=clip),
+                pixels_sections,
+            ),
+            (
+                "zsseg's prompt learning",
+                (f"{QUERY_ADAPTER}prompt_learner.start_signal",),
+                prompt_map(clip),
+                prompt_learning_sections,
+            ),
+        )
+    )
 
 
 _TEXT = ("token_embedding.weight", "text_projection", "logit_scale")
@@ -181,6 +242,20 @@ LAYOUTS = (
         CAFFE2_MAP,
         _from_tensors(caffe2_config),
         part=_BACKBONE,
+    ),
+    *_zsseg_layouts("", "visual.proj", CLIP_MAP),
+    *_zsseg_layouts(
+        " (CLIP with a ResNet)", "visual.attnpool.positional_embedding", CLIP_RESNET_MAP
+    ),
+    *(
+        Layout(
+            "zsseg's prompt",
+            (f"{QUERY_ADAPTER}prompt_learner.{side}_prompt",),
+            PROMPT_MAP,
+            _from_tensors(prompt_sizes),
+            part=Part("prompt", "zsseg", "prompt/"),
+        )
+        for side in ("prefix", "suffix")
     ),
 )
 

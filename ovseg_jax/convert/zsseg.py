@@ -17,6 +17,13 @@ QUERY_ADAPTER = "clip_adapter."
 REGION_ADAPTER = "_region_clip_adapter."
 
 
+_PROMPT_RULES = (
+    rule("prompt_learner.prefix_prompt", "prompt/prefix"),
+    rule("prompt_learner.suffix_prompt", "prompt/suffix"),
+)
+SIGNALS = ("start", "dot", "end", "pad")  # copies of rows of the token embedding
+
+
 def adapter_rules(
     source: str = QUERY_ADAPTER, target: str = "", clip: NameMap = CLIP_MAP
 ) -> tuple[Rule, ...]:
@@ -29,8 +36,7 @@ def adapter_rules(
     """
     rows = (
         rule("non_object_embedding", "no_object"),
-        rule("prompt_learner.prefix_prompt", "prompt/prefix"),
-        rule("prompt_learner.suffix_prompt", "prompt/suffix"),
+        *_PROMPT_RULES,
         *prefixed(clip.rules, "clip_model."),
     )
     return prefixed(rows, source, target)
@@ -42,55 +48,55 @@ def adapter_dropped(source: str = QUERY_ADAPTER, clip: NameMap = CLIP_MAP) -> tu
     They are statistics of pixels, which a model folder has elsewhere, and copies of four rows of
     the token embedding.
     """
-    signals = (f"prompt_learner.{name}_signal" for name in ("start", "dot", "end", "pad"))
+    signals = (f"prompt_learner.{name}_signal" for name in SIGNALS)
     inside = (f"clip_model.{name}" for name in clip.dropped)
     return tuple(source + name for name in ("pixel_mean", "pixel_std", *signals, *inside))
 
 
-PROMPT_MAP = NameMap(
-    source="zsseg's prompt learning", rules=adapter_rules(), dropped=adapter_dropped()
-)
+def prompt_map(clip: NameMap = CLIP_MAP) -> NameMap:
+    """The map of prompt learning, around one kind of CLIP."""
+    return NameMap(
+        "zsseg's prompt learning", adapter_rules(clip=clip), dropped=adapter_dropped(clip=clip)
+    )
+
+
+PROMPT_MAP = prompt_map()
 
 
 def segmenter_map(own_prompts: bool = False, clip: NameMap = CLIP_MAP) -> NameMap:
-    """The map of the segmenter.
+    """The map of the segmenter, and of its baseline without proposals.
 
     Args:
       own_prompts: whether regions have an adapter of their own. Then its prompt is the only learned
-        one; its CLIP is not in the table, see `without_second_clip`.
+        one, and its CLIP is dropped, see `check_second_clip`.
       clip: map of the CLIP inside.
     """
-    regions = (
-        rule(f"{REGION_ADAPTER}non_object_embedding", "region_no_object"),
-        rule(f"{REGION_ADAPTER}prompt_learner.prefix_prompt", "prompt/prefix"),
-        rule(f"{REGION_ADAPTER}prompt_learner.suffix_prompt", "prompt/suffix"),
+    rules = (
+        *prefixed(MASKFORMER_RULES, target="maskformer/"),
+        rule(f"{QUERY_ADAPTER}non_object_embedding", "no_object"),
+        *prefixed(_PROMPT_RULES, REGION_ADAPTER if own_prompts else QUERY_ADAPTER),
+        *prefixed(clip.rules, f"{QUERY_ADAPTER}clip_model."),
     )
-    return NameMap(
-        "zsseg",
-        (
-            *prefixed(MASKFORMER_RULES, target="maskformer/"),
-            *(regions if own_prompts else ()),
-            *adapter_rules(clip=clip),
-        ),
-        (*DROPPED, *adapter_dropped(clip=clip), *adapter_dropped(REGION_ADAPTER, clip)),
-    )
+    dropped = (*DROPPED, *adapter_dropped(clip=clip))
+    if own_prompts:
+        rules += (rule(f"{REGION_ADAPTER}non_object_embedding", "region_no_object"),)
+        copies = (f"{REGION_ADAPTER}clip_model.{row.source}" for row in clip.rules)
+        dropped += (*adapter_dropped(REGION_ADAPTER, clip), *copies)
+    return NameMap("zsseg", rules, dropped)
 
 
-def without_second_clip(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Takes away the CLIP of the regions' adapter, a copy of the queries'.
+def check_second_clip(tensors: Mapping[str, np.ndarray]) -> None:
+    """Checks that the CLIP of the regions' adapter is a copy of the queries'.
 
     Raises:
       UserError: it is another one.
     """
-    copies = {
-        name: name.replace(REGION_ADAPTER, QUERY_ADAPTER, 1)
-        for name in tensors
-        if name.startswith(f"{REGION_ADAPTER}clip_model.")
-    }
-    for name, original in copies.items():
-        if original not in tensors or not np.array_equal(tensors[name], tensors[original]):
+    for name, array in tensors.items():
+        if not name.startswith(f"{REGION_ADAPTER}clip_model."):
+            continue
+        original = name.replace(REGION_ADAPTER, QUERY_ADAPTER, 1)
+        if original not in tensors or not np.array_equal(array, tensors[original]):
             raise UserError(
                 f"{name} differs from {original}, but queries and regions share one CLIP here; "
                 "the checkpoint was not trained with a frozen CLIP."
             )
-    return {name: array for name, array in tensors.items() if name not in copies}

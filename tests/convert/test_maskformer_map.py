@@ -2,14 +2,12 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ovseg_jax.convert.maskformer import DROPPED, MASKFORMER_MAP, maskformer_config
-from ovseg_jax.convert.name_map import NameMap, prefixed
-from ovseg_jax.networks.detr import LayerConfig, Perceptron
+from ovseg_jax.convert.maskformer import MASKFORMER_MAP, maskformer_config
+from ovseg_jax.networks.detr import LayerConfig
 from ovseg_jax.networks.layers import Linear
 from ovseg_jax.networks.maskformer import (
     MaskFormer,
@@ -23,7 +21,6 @@ from ovseg_jax.params import abstract_model
 from ovseg_jax.systems.maskformer import param_groups
 from ovseg_jax.training.partition import group_index
 
-STATE_DICTS = Path(__file__).parents[3] / "shared" / "data" / "state_dicts"
 BACKBONE = ResNetConfig((1, 1, 1, 2), stem_width=4, width=2, out_width=6)
 
 
@@ -71,31 +68,6 @@ def test_rates_and_decays_of_the_published_model(listed):
                 group = groups[group_index(prefix + path, groups)]
                 found = (group.lr, group.weight_decay * decay)
                 assert found == (entry["lr_multiplier"], entry["weight_decay"]), name
-
-
-@pytest.mark.skipif(not STATE_DICTS.is_dir(), reason="the lists of names lie beside the clone")
-@pytest.mark.parametrize(
-    ("file", "backbone"),
-    [
-        ("zsseg_coco156_r101c_learned_prompt", "R101c"),
-        ("zsseg_coco156_r50_vild_prompt", "R50"),
-        ("zsseg_voc15_r101c", "R101c"),
-    ],
-)
-def test_zsseg_has_the_same_networks_and_another_head(file, backbone):
-    theirs = {
-        name: array
-        for name, array in empty(json.loads((STATE_DICTS / f"{file}.json").read_text())).items()
-        if "clip_adapter" not in name
-    }
-    config = maskformer_config(theirs)
-    assert config == MaskFormerConfig(RESNET_SIZES[backbone])
-
-    _, params, stats = network(config, lambda dim, rngs: Perceptron(dim, 1024, 512, 2, rngs=rngs))
-    shapes = {f"below/{path}": leaf.shape for path, leaf in {**params, **stats}.items()}
-    NameMap("zsseg", prefixed(MASKFORMER_MAP.rules, target="below/"), DROPPED).inward(
-        theirs, shapes
-    )
 
 
 def there_and_back(params, stats):
