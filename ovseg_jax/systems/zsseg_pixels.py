@@ -85,12 +85,11 @@ class ZSSegPixels(System):
         """
         ids = vocabulary.class_ids
         logits = cosine_logits(self.maskformer(batch["image"]), vocabulary.embeddings)
-        logits = jnp.where(ids >= 0, logits, -jnp.inf)
 
         @jax.checkpoint  # N floats for each pixel of the batch would be most of the memory
         def sums(picture):
             logits, label = picture
-            scores = resize(logits, label.shape)  # [H, W, N]
+            scores = jnp.where(ids >= 0, resize(logits, label.shape), -jnp.inf)  # [H, W, N]
             known = (label != IGNORE) & has_class(label, ids)
             row = (label[..., None] == ids).argmax(-1)
             costs = -jnp.take_along_axis(jax.nn.log_softmax(scores), row[..., None], -1)[..., 0]

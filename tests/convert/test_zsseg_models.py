@@ -41,9 +41,7 @@ MASKFORMER = dict(
     predictor=dict(queries=5, decoder_layers=2),
 )
 SEGMENTER = dict(name="zsseg", maskformer=MASKFORMER, class_hidden=12)
-PIXELS = dict(
-    name="zsseg_pixels", backbone=BACKBONE, pixel_decoder=MASKFORMER["pixel_decoder"]
-)
+PIXELS = dict(name="zsseg_pixels", backbone=BACKBONE, pixel_decoder=MASKFORMER["pixel_decoder"])
 # Layout, system, CLIP's image tower, classes in training, what model.json is to say.
 CASES = {
     "fixed": ("zsseg", SEGMENTER, VIT, 3, "vild14"),
