@@ -34,13 +34,20 @@ and the others are segmented; the exit status is then 1."""
 
 _CONVERT_HELP = """Reads a checkpoint without PyTorch and writes a model folder.
 
-Files: OpenAI's .pt archives, .pt/.pth/.bin of PyTorch (old and new), .safetensors, .npz.
-Folders and hub names: the format of Hugging Face's transformers and of OpenCLIP, also in shards."""
+Files: OpenAI's .pt archives, .pt/.pth/.bin of PyTorch (old and new), .safetensors, .npz, and the
+.pkl of detectron2's zoo.
+Folders and hub names: the format of Hugging Face's transformers and of OpenCLIP, also in shards.
+
+Models: CLIP, and zsseg's segmenters, baseline of pixels and prompt learning, which segment at once.
+Parts of models, to be named in config.pretrained: ResNet (detectron2, torchvision, Caffe2), DINO
+and DINOv2, zsseg's prompts."""
 
 _CONVERT_EXAMPLES = """examples:
   ovseg convert ViT-B-16.pt models/clip_vit_b16
   ovseg convert openai/clip-vit-base-patch16 models/clip_vit_b16
   ovseg convert open_clip_pytorch_model.bin models/laion_b16 --activation gelu
+  ovseg convert zsseg_coco.pth models/zsseg_coco
+  ovseg convert R-50.pkl models/r50
   ovseg convert --to-torch models/clip_vit_b16 clip_vit_b16.safetensors
 
 Every tensor is accounted for: one without a place, or a place without a tensor, is an error."""

@@ -143,6 +143,9 @@ class ZSSeg(System):
 
         Returns:
           Unit-length embeddings float32 [n, E], or [n, 2E], those for regions last.
+
+        Raises:
+          UserError: no prompt is left for regions.
         """
         read = self.clip.text
         if self.prompt:
@@ -150,6 +153,11 @@ class ZSSeg(System):
         own = self.config.query_prompts
         if not own:
             return encode_prompts(read, tokens)
+        if tokens.shape[1] <= own:
+            raise UserError(
+                f"queries read the first {own} of a name's prompts and regions the others, but "
+                f"there are {tokens.shape[1]}; give more templates."
+            )
         queries = encode_prompts(self.clip.text, tokens[:, :own])
         return jnp.concatenate([queries, encode_prompts(read, tokens[:, own:])], axis=-1)
 
