@@ -10,11 +10,18 @@ Left out is what a better program could avoid or what runs at the speed of memor
 softmax, norms, losses, resizing (two taps per axis if done sparsely), recomputation. So the rate
 that is derived from the count understates the work really done, never overstates it. The optimizer
 counts where it multiplies matrices (Muon).
+
+`traced` counts the products of any function from what JAX traces.
 """
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
+from jax.extend.core import jaxprs_in_params
+from jax.interpreters import partial_eval
 from ml_collections import ConfigDict
 
 _MUON_ITERATIONS = 5
@@ -125,3 +132,42 @@ def window(config: ConfigDict, patches: int, names: int) -> float:
         return (image_encoder(config, patches) + cosines).forward
     picture = image_encoder(config, patches) + decoder(config, patches, names)
     return picture.forward + prompt_projection(config).forward
+
+
+# --- Counted in the program --------------------------------------------------------------------
+
+
+def traced(function: Callable, *arguments) -> float:
+    """FLOPs of the products and convolutions that contribute to the results of a function.
+
+    Loops are unrolled; one whose length is data counts once.
+    """
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    return _products(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
+
+
+def _products(jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _PRODUCTS:
+            inner = _PRODUCTS[equation.primitive.name](equation)
+            total += 2.0 * inner * math.prod(equation.outvars[0].aval.shape)
+        times = equation.params.get("length", 1)
+        total += times * sum(_products(sub) for sub in jaxprs_in_params(equation.params))
+    return total
+
+
+def _contracted(equation) -> float:
+    """Products that each entry of a matrix product sums."""
+    (axes, _), _ = equation.params["dimension_numbers"]
+    return math.prod(equation.invars[0].aval.shape[axis] for axis in axes)
+
+
+def _taps(equation) -> float:
+    """Products that each entry of a convolution sums, those with the zeros of a dilation aside."""
+    kernel = equation.invars[1].aval.shape
+    outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    return math.prod(kernel) / outputs / math.prod(equation.params["lhs_dilation"])
+
+
+_PRODUCTS = {"dot_general": _contracted, "conv_general_dilated": _taps}

@@ -20,6 +20,7 @@ RECIPES = {
     "real": ROOT / "configs/zegclip/coco_stuff_inductive.py",
     "demo": ROOT / "configs/shapes/zegclip.py",
     "clip": ROOT / "configs/training_free/ade150.py",
+    "zsseg": ROOT / "configs/zsseg/coco_stuff.py",
 }
 _PEAK_SIZES = {"cpu": (512, 1024, 1536, 2048, 3072), "other": (2048, 4096, 8192, 16384)}
 
@@ -132,7 +133,8 @@ def load_recipe(size: str, overrides: Sequence[str] = ()) -> ConfigDict:
     spec = importlib.util.spec_from_file_location("recipe", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
+    # The smaller backbone, and prompts that ask for no run of a first stage.
+    config = module.get_config(*(["r50_single"] if size == "zsseg" else []))
     config.pretrained = ""
     if size == "demo":
         # The packaged model's tokenizer without its weights.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.text.vocabulary import Vocabulary
 
 BACKGROUND = 0  # the class that the rules about areas and probabilities fall back to
@@ -26,13 +27,13 @@ class Scores(Protocol):
 
     views: int
 
-    def of(self, names: Vocabulary) -> list[jax.Array]:
-        """Scores [B, h, w, N] of each view."""
+    def of(self, names: Vocabulary) -> list[jax.Array | Mixture]:
+        """Scores [B, h, w, N] of each view, or what they are sums of."""
 
     def at_labels(
         self,
         function: Callable,
-        views: list[jax.Array],
+        views: list[jax.Array | Mixture],
         *maps: jax.Array,
         join: Callable | None = None,
     ) -> Any:

@@ -36,6 +36,7 @@ from ovseg_jax.decisions import Rules, decide, decide_in_chunks, large_classes, 
 from ovseg_jax.errors import UserError
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.ops.masks import inside
+from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.ops.pamr import pamr
 from ovseg_jax.ops.resize import apply_matrices, traced_matrices
 from ovseg_jax.ops.windows import num_windows, window_exists, window_starts
@@ -523,8 +524,11 @@ class _Scores:
             turned = _mirror(across[:, None], original_sizes)[:, 0]
             self.down, self.across = down, [across, turned][: len(views)]
 
-    def of(self, names: Vocabulary) -> list[jax.Array]:
-        """Scores [B, h, w, N] of each view, on the canvas or, refined, at the label shape."""
+    def of(self, names: Vocabulary) -> list[jax.Array | Mixture]:
+        """Scores [B, h, w, N] of each view, on the canvas or, refined, at the label shape.
+
+        Those that are to be resized may be sums of maps that are not added up yet.
+        """
         protocol, windows = self.protocol, self.windows
         # Windows within a picture are all picture.
         partly = protocol.patch > 1 and windows.shape != (protocol.crop,) * 2
@@ -535,6 +539,8 @@ class _Scores:
                 sizes = jnp.minimum(self.sizes[corners[:, 0]], jnp.asarray(windows.shape))
             return self.system.decode(features, names, windows.shape, sizes)
 
+        if mixtures := self._mixtures(names):
+            return mixtures
         views = [_mean_scores(decode, features, windows) for features in self.features]
         if not protocol.short_side:
             views[1:] = [_mirror(view, self.sizes) for view in views[1:]]
@@ -547,10 +553,27 @@ class _Scores:
         options = dict(steps=protocol.pamr_steps, dilations=protocol.pamr_dilations)
         return [pamr(images, view, self.original_sizes, **options) for view in views]
 
+    def _mixtures(self, names: Vocabulary) -> list[Mixture] | None:
+        """Scores of each view as sums of maps; None where windows or neighbours want the sums."""
+        protocol, shape = self.protocol, self.images.shape[1:3]
+        if protocol.pamr_steps or not protocol.short_side or self.windows.shape != shape:
+            return None
+        sizes = self.sizes if protocol.patch > 1 else None
+
+        def mixture(features):
+            # A window of each picture, in their order; others fill up the last step.
+            features = jax.tree.map(
+                lambda x: x.reshape(-1, *x.shape[2:])[: len(self.images)], features
+            )
+            return self.system.mixture(features, names, shape, sizes)
+
+        mixtures = [mixture(features) for features in self.features]
+        return None if mixtures[0] is None else mixtures
+
     def at_labels(
         self,
         function: Callable,
-        views: list[jax.Array],
+        views: list[jax.Array | Mixture],
         *maps: jax.Array,
         join: Callable | None = None,
     ) -> Any:
@@ -575,11 +598,13 @@ class _Scores:
         )
         return jax.tree.map(join or _join_rows, results)
 
-    def _resized(self, views: list[jax.Array], down: jax.Array) -> list[jax.Array]:
-        return [
-            apply_matrices(view, down, across)
-            for view, across in zip(views, self.across, strict=True)
-        ]
+    def _resized(self, views: list[jax.Array | Mixture], down: jax.Array) -> list[jax.Array]:
+        def resized(view, across):
+            if isinstance(view, Mixture):
+                return view._replace(maps=apply_matrices(view.maps, down, across)).scores()
+            return apply_matrices(view, down, across)
+
+        return [resized(view, across) for view, across in zip(views, self.across, strict=True)]
 
 
 def _join_rows(blocks: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.ops.resize import resize, resize_traced
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
@@ -85,6 +86,20 @@ class System(nnx.Module):
             float32 [B, *shape, N]; rows of padding are arbitrary.
         """
         raise NotImplementedError(f"{type(self).__name__}.decode")
+
+    def mixture(
+        self,
+        features: Any,
+        vocabulary: Vocabulary,
+        shape: tuple[int, int],
+        sizes: jax.Array | None = None,
+    ) -> Mixture | None:
+        """What `decode` adds up, where scores are sums of maps; arguments as there.
+
+        Pictures that are taken whole return to their size as these maps: fewer than the names,
+        and linear until the sum.
+        """
+        return None
 
     def dense_features(self, features: Any, shape: tuple[int, int]) -> jax.Array:
         """Patch features of unit length in the space of the names: `encode`'s -> [B, h, w, E]."""

@@ -33,8 +33,10 @@ from ovseg_jax.networks.pixel_decoder import PixelDecoderConfig
 from ovseg_jax.networks.prompts import FULL_STOP, LearnedPrompt
 from ovseg_jax.networks.resnet import ResNetConfig
 from ovseg_jax.ops.masks import inside, region_masks
+from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.ops.regions import cut_regions, expand_boxes, mask_boxes
 from ovseg_jax.ops.resize import resize
+from ovseg_jax.ops.valid_rows import map_valid
 from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from ovseg_jax.systems.clip import clip_config
 from ovseg_jax.systems.maskformer import param_groups
@@ -43,6 +45,7 @@ from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
 FILLS = ("mean", "zero")
+_REGIONS_AT_ONCE = 20  # that CLIP looks at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Proposals(NamedTuple):
     Attributes:
       queries: embeddings in CLIP's space, not of unit length, float32 [B, Q, E].
       masks: logits, float32 [B, Q, h, w], at a quarter of the picture's size.
-      regions: CLIP's features of what the masks cut out, likewise.
+      regions: CLIP's features of what the masks cut out, likewise; ones where that is nothing.
       valid: bool [B, Q], whether a mask cuts out anything.
     """
 
@@ -239,7 +242,7 @@ class ZSSeg(System):
         outputs = self.maskformer(image, all_layers=False)
         queries, masks = outputs.classes[-1], outputs.masks[-1]
         if not self.config.ensemble:
-            regions, valid = jnp.zeros_like(queries), jnp.ones(queries.shape[:2], bool)
+            regions, valid = jnp.ones_like(queries), jnp.ones(queries.shape[:2], bool)
         elif len(image) == 1:  # a loop of one step would run with fewer threads on CPUs
             look = functools.partial(jax.tree.map, lambda x: x[0])
             seen = self._look(*look((image, masks, sizes)))
@@ -261,14 +264,16 @@ class ZSSeg(System):
         boxes = expand_boxes(boxes, config.mask_expand, size)
         pixels = image * np.float32(config.image_std) + np.float32(config.image_mean)
         black = -np.float32(CLIP_MEAN) / np.float32(CLIP_STD)
-        regions = cut_regions(
-            pixels / np.float32(CLIP_STD) + black,
-            probabilities if config.matting else masks,
-            boxes,
-            config.region_size,
-            jnp.asarray(black if config.mask_fill == "zero" else np.zeros_like(black)),
-        )
-        return self.clip.encode_image(regions), valid
+        pixels = pixels / np.float32(CLIP_STD) + black
+        shown = probabilities if config.matting else masks
+        fill = jnp.asarray(black if config.mask_fill == "zero" else np.zeros_like(black))
+
+        def encode(rows):
+            regions = cut_regions(pixels, shown[rows], boxes[rows], config.region_size, fill)
+            return self.clip.encode_image(regions).astype(jnp.float32)
+
+        # CLIP is most of the work. Ones, for zeros have no direction.
+        return map_valid(encode, valid, _REGIONS_AT_ONCE, fill=1.0), valid
 
     @staticmethod
     def _probabilities(logits: jax.Array, shape: tuple[int, int]) -> jax.Array:
@@ -296,6 +301,17 @@ class ZSSeg(System):
             config.ensemble_weight,
         )
 
+    def mixture(
+        self,
+        features: Proposals,
+        vocabulary: Vocabulary,
+        shape: tuple[int, int],
+        sizes: jax.Array | None = None,
+    ) -> Mixture:
+        """Masks, and the scores of their names."""
+        masks = self._probabilities(features.masks, shape).transpose(0, 2, 3, 1)  # [B, H, W, Q]
+        return Mixture(masks, self.scores(features, vocabulary))
+
     def decode(
         self,
         features: Proposals,
@@ -304,8 +320,7 @@ class ZSSeg(System):
         sizes: jax.Array | None = None,
     ) -> jax.Array:
         """Masks times the scores of their names, float32 [B, *shape, N]."""
-        masks = self._probabilities(features.masks, shape)
-        return pixel_scores(self.scores(features, vocabulary), masks)
+        return self.mixture(features, vocabulary, shape, sizes).scores()
 
     def dense_features(self, features: Proposals, shape: tuple[int, int]) -> jax.Array:
         """Embeddings of queries, weighted by their masks, [B, h, w, E]."""

@@ -1,12 +1,8 @@
 """The count of operations against the matrix products that JAX traces."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.extend.core import jaxprs_in_params
-from jax.interpreters import partial_eval
 
 from benchmarks import flops, machine
 from ovseg_jax.networks.zegclip import prompted_features
@@ -16,24 +12,6 @@ from ovseg_jax.training.optimizers import build_optimizer
 from ovseg_jax.training.partition import split_trainable
 
 CLASSES = 5
-
-
-def products(jaxpr) -> float:
-    """FLOPs of all dot products in a jaxpr that contribute to its outputs, loops unrolled."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            inner = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += 2.0 * inner * math.prod(equation.outvars[0].aval.shape)
-        times = equation.params.get("length", 1)
-        total += times * sum(products(sub) for sub in jaxprs_in_params(equation.params))
-    return total
-
-
-def needed_products(function, *arguments) -> float:
-    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    return products(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +35,8 @@ def test_image_encoder(parts):
         return sum(x.sum() for x in encode(*arguments))
 
     work = flops.image_encoder(config, 144) * 2 + flops.prompt_projection(config)
-    assert needed_products(encode, trainable, frozen) == pytest.approx(work.forward, rel=0.01)
-    traced = needed_products(jax.value_and_grad(scalar), trainable, frozen)
+    assert flops.traced(encode, trainable, frozen) == pytest.approx(work.forward, rel=0.01)
+    traced = flops.traced(jax.value_and_grad(scalar), trainable, frozen)
     assert traced == pytest.approx(work.total, rel=0.01)
 
 
@@ -71,9 +49,9 @@ def test_decoder(parts):
         return system(trainable, frozen).head(jnp.ones((CLASSES, dim)), *features)[0].sum()
 
     work = flops.decoder(config, 144, CLASSES) * 2
-    traced = needed_products(decode, trainable, features, frozen)
+    traced = flops.traced(decode, trainable, features, frozen)
     assert traced == pytest.approx(work.forward, rel=0.01)
-    traced = needed_products(jax.value_and_grad(decode, (0, 1)), trainable, features, frozen)
+    traced = flops.traced(jax.value_and_grad(decode, (0, 1)), trainable, features, frozen)
     assert traced == pytest.approx(work.total, rel=0.01)
 
 
@@ -82,7 +60,7 @@ def test_optimizer(parts):
     groups = system(trainable, frozen).param_groups()
     optimizer = build_optimizer(config.optimizer, config.schedule, 10, groups, trainable)
     state = jax.eval_shape(optimizer.init, trainable)
-    traced = needed_products(optimizer.update, trainable, state, trainable)
+    traced = flops.traced(optimizer.update, trainable, state, trainable)
     shapes = {path: value.shape for path, value in trainable.items()}
     assert traced == pytest.approx(flops.optimizer(config, shapes), rel=0.01)
 
