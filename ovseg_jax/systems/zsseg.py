@@ -37,7 +37,7 @@ from ovseg_jax.ops.regions import cut_regions, expand_boxes, mask_boxes
 from ovseg_jax.ops.resize import resize
 from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from ovseg_jax.systems.clip import clip_config
-from ovseg_jax.systems.maskformer import param_groups
+from ovseg_jax.systems.maskformer import BACKBONE_RATE, param_groups
 from ovseg_jax.systems.system import System
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
@@ -61,6 +61,7 @@ class ZSSegConfig:
     mask_weight: float = 20.0
     dice_weight: float = 1.0
     no_object_weight: float = 0.1
+    backbone_rate: float = BACKBONE_RATE  # 1 where the backbone starts from random weights
     ensemble: bool = True  # False: queries name the masks alone
     ensemble_weight: float = 0.8  # see `networks.mask_scores.name_scores`
     mask_threshold: float = 0.5  # least probability of a region's pixels
@@ -200,7 +201,8 @@ class ZSSeg(System):
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """MaskFormer, the vector for no object and, if it is to be learned here, the prompt."""
         prompt = (ParamGroup(r"^prompt/"),) if self.config.learn_prompt else ()
-        return (*param_groups(), ParamGroup(r"^no_object$"), *prompt)
+        maskformer = param_groups(backbone_rate=self.config.backbone_rate)
+        return (*maskformer, ParamGroup(r"^no_object$"), *prompt)
 
     # --- Prediction --------------------------------------------------------------------------
 
