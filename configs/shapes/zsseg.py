@@ -43,6 +43,7 @@ def get_config(prompts: str = "learned") -> ConfigDict:
             mask_weight=20.0,
             dice_weight=1.0,
             no_object_weight=0.1,
+            ignore_unlabelled=True,
             backbone_rate=1.0,
             ensemble=True,
             ensemble_weight=0.7,
@@ -76,7 +77,11 @@ def get_config(prompts: str = "learned") -> ConfigDict:
         )
     )
     config.optimizer = common.muon(
-        lr=1e-3, muon_lr=2e-3, pattern=r"^maskformer/predictor/.*kernel$", weight_decay=0.01, b2=0.98
+        lr=1e-3,
+        muon_lr=2e-3,
+        pattern=r"^maskformer/predictor/.*kernel$",
+        weight_decay=0.01,
+        b2=0.98,
     )
     config.schedule = common.schedule("cosine", warmup_steps=50, warmup_ratio=0.01, min_lr=1e-5)
     config.train = common.train(batch_size=16, steps=3000)

@@ -2,7 +2,6 @@
 
 from ovseg_jax.training.partition import ParamGroup
 
-
 BACKBONE_RATE = 0.1  # of the others', as published: there the backbone is a trained one
 
 
