@@ -9,6 +9,7 @@ from ovseg_jax.errors import UserError, nearest
 # Imported when asked for, so that one source's needs are not everyone's.
 SOURCES = {
     "shapes": "data_pipelines.sources.shapes:ShapesSource",
+    "shapes_regions": "data_pipelines.sources.shapes_regions:ShapesRegionsSource",
     "folder": "data_pipelines.sources.folder:FolderSource",
     "coco_stuff": "data_pipelines.sources.coco_stuff:CocoStuffSource",
     "pascal5i": "data_pipelines.sources.pascal5i:Pascal5iSource",

@@ -9,6 +9,7 @@ import numpy as np
 from ovseg_jax.evaluation.loop import Batch, Judgement, judge_pictures
 from ovseg_jax.evaluation.oracles import check_oracle, known
 from ovseg_jax.evaluation.processes import over_processes
+from ovseg_jax.evaluation.proposals import with_proposals
 from ovseg_jax.evaluation.readouts import Readout, find_readout
 from ovseg_jax.evaluation.results import describe_protocol
 from ovseg_jax.inference import Model, Protocol, segment_canvases
@@ -91,6 +92,8 @@ def evaluate_segmentation(
         report_images=report_images,
         total=total,
     )
+    # The first pictures alone: the others are there to be compared with these.
+    shown["Pictures"] = with_proposals(model, vocabulary, shown["Pictures"], protocol)
     result = _scores(over_processes(counts.matrix), label_space, readout)
     if boundary:
         result |= _boundary_scores(over_processes(edges.matrix), label_space)

@@ -30,12 +30,15 @@ def _pixel_products(values: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.einsum("...qn,...kn->...qk", values, targets, precision=jax.lax.Precision.HIGHEST)
 
 
-def mask_costs(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+def mask_costs(
+    logits: jax.Array, targets: jax.Array, valid: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Focal and dice cost of every pair.
 
     Args:
       logits: float32 [..., Q, N], masks at N pixels.
       targets: float32 [..., K, N], 0 or 1.
+      valid: float32 [..., N], 0 where pixels do not count, which are in no target; None = all do.
 
     Returns:
       The mean focal loss and the dice loss, each float32 [..., Q, K].
@@ -43,11 +46,15 @@ def mask_costs(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Ar
     hit, miss, outside_ce = logistic(logits)
     inside = FOCAL_ALPHA * miss**2 * (outside_ce - logits)  # softplus(-x) = softplus(x) - x
     outside = (1.0 - FOCAL_ALPHA) * hit**2 * outside_ce
+    pixels = logits.shape[-1]
+    if valid is not None:
+        hit, outside = (x * valid[..., None, :] for x in (hit, outside))
+        pixels = jnp.maximum(valid.sum(-1), 1.0)[..., None, None]
     # A pixel adds `outside`, but `inside` where the target is: one product instead of two.
     focal = _pixel_products(inside - outside, targets) + outside.sum(-1)[..., None]
     overlap = _pixel_products(hit, targets)
     dice = dice_from_sums(overlap, hit.sum(-1)[..., None], targets.sum(-1)[..., None, :])
-    return focal / logits.shape[-1], dice
+    return focal / pixels, dice
 
 
 def class_cost(logits: jax.Array, classes: jax.Array) -> jax.Array:
@@ -57,9 +64,15 @@ def class_cost(logits: jax.Array, classes: jax.Array) -> jax.Array:
     return -jnp.take_along_axis(probabilities, classes, axis=-1)
 
 
-def _layer_costs(class_logits, mask_logits, classes, targets, weights: TermWeights) -> jax.Array:
-    """Costs of one decoder layer, [B, Q, K], from targets [B, K, h, w] of the predictions' size."""
-    pixels = (x.reshape(*x.shape[:-2], -1).astype(jnp.float32) for x in (mask_logits, targets))
+def _layer_costs(
+    class_logits, mask_logits, classes, targets, weights: TermWeights, valid
+) -> jax.Array:
+    """Costs of one decoder layer, [B, Q, K].
+
+    From targets [B, K, h, w] and valid pixels [B, h, w] (or None) of the predictions' size.
+    """
+    maps = (mask_logits, targets) if valid is None else (mask_logits, targets, valid)
+    pixels = (x.reshape(*x.shape[:-2], -1).astype(jnp.float32) for x in maps)
     focal, dice = mask_costs(*pixels)
     label = class_cost(class_logits.astype(jnp.float32), classes)
     return weights.mask * focal + weights.label * label + weights.dice * dice
@@ -71,6 +84,7 @@ def matching_costs(
     classes: jax.Array,
     masks: jax.Array,
     weights: TermWeights,
+    valid: jax.Array | None = None,
 ) -> jax.Array:
     """Cost of every pair of a query and a target of the same image; no gradient.
 
@@ -81,9 +95,11 @@ def matching_costs(
       float32 [L, B, Q, K].
     """
     targets = take_nearest(masks, mask_logits.shape[-2:])
+    if valid is not None:
+        valid = take_nearest(valid, mask_logits.shape[-2:])
     logits = jax.lax.stop_gradient((class_logits, mask_logits))
     # One layer after the other: the pixels of all at once would take several times the memory.
-    return jax.lax.map(lambda layer: _layer_costs(*layer, classes, targets, weights), logits)
+    return jax.lax.map(lambda layer: _layer_costs(*layer, classes, targets, weights, valid), logits)
 
 
 def assign_targets(costs: jax.Array, classes: jax.Array) -> jax.Array:
@@ -101,6 +117,7 @@ def match(
     classes: jax.Array,
     masks: jax.Array,
     weights: TermWeights,
+    valid: jax.Array | None = None,
 ) -> jax.Array:
     """Matches targets with queries at least total cost, for every layer and image; no gradient.
 
@@ -110,10 +127,11 @@ def match(
       classes: int32 [B, K], index of the class of each target; targets first, then padding of -1.
       masks: bool [B, K, H, W].
       weights: of the terms.
+      valid: bool [B, H, W], False where pixels do not count, which are in no mask; None = all do.
 
     Returns:
       int32 [L, B, K], the query of each target; -1 for padding and where targets outnumber
       queries.
     """
-    costs = matching_costs(class_logits, mask_logits, classes, masks, weights)
+    costs = matching_costs(class_logits, mask_logits, classes, masks, weights, valid)
     return assign_targets(costs, classes)

@@ -52,16 +52,21 @@ def class_losses(logits: jax.Array, classes: jax.Array, no_object_weight: float)
     return (weight * surprise).sum((1, 2)) / jnp.where(total > 0, total, 1.0)
 
 
-def _focal_and_dice(logits: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _focal_and_dice(
+    logits: jax.Array, target: jax.Array, valid: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
     """Losses of one mask of each image, [B, h, w] against [B, H, W] -> [B] and [B]."""
-    focal, overlap, predicted = pixel_sums(logits, target)
+    focal, overlap, predicted = pixel_sums(logits, target, valid)
     present = target.sum((1, 2), dtype=jnp.float32)
-    pixels = target.shape[1] * target.shape[2]
+    if valid is None:
+        pixels = target.shape[1] * target.shape[2]
+    else:
+        pixels = jnp.maximum(valid.sum((1, 2)), 1.0)
     return focal / pixels, dice_from_sums(overlap, predicted, present)
 
 
 @jax.custom_vjp
-def _pair_losses(mask_logits, matches, masks, scale):
+def _pair_losses(mask_logits, matches, masks, scale, valid):
     """Focal and dice loss summed over the matched pairs of one decoder layer.
 
     Only the first result has a gradient, of which the pass over the pixels leaves a single array.
@@ -71,14 +76,15 @@ def _pair_losses(mask_logits, matches, masks, scale):
       matches: int32 [B, K], the query of each target or -1.
       masks: bool [B, K, H, W].
       scale: float32 [2], factors of the two sums.
+      valid: float32 [B, H, W], 0 where pixels do not count; None = all do.
 
     Returns:
       The scaled sum of both, and float32 [2], the unscaled sums.
     """
-    return _pair_losses_forward(mask_logits, matches, masks, scale)[0]
+    return _pair_losses_forward(mask_logits, matches, masks, scale, valid)[0]
 
 
-def _pair_losses_forward(mask_logits, matches, masks, scale):
+def _pair_losses_forward(mask_logits, matches, masks, scale, valid):
     slots = jnp.where(matches >= 0, jnp.arange(1, matches.shape[1] + 1), 0).max()
 
     def add_target(slot, carry):
@@ -86,7 +92,7 @@ def _pair_losses_forward(mask_logits, matches, masks, scale):
         query = jax.lax.dynamic_index_in_dim(matches, slot, 1, keepdims=False)  # [B]
         target = jax.lax.dynamic_index_in_dim(masks, slot, 1, keepdims=False)  # [B, H, W]
         logits = jax.vmap(lambda maps, index: maps[index])(mask_logits, query)  # [B, h, w]
-        losses, to_logits = jax.vjp(lambda maps: _focal_and_dice(maps, target), logits)
+        losses, to_logits = jax.vjp(lambda maps: _focal_and_dice(maps, target, valid), logits)
         matched = query >= 0
         (slope,) = to_logits(tuple(jnp.where(matched, factor, 0.0) for factor in scale))
         gradient = jax.vmap(lambda maps, index, s: maps.at[index].add(s))(gradient, query, slope)
@@ -100,7 +106,7 @@ def _pair_losses_forward(mask_logits, matches, masks, scale):
 
 
 def _pair_losses_backward(gradient, cotangents):
-    return cotangents[0] * gradient, None, None, None
+    return cotangents[0] * gradient, None, None, None, None
 
 
 _pair_losses.defvjp(_pair_losses_forward, _pair_losses_backward)
@@ -114,12 +120,14 @@ def set_losses(
     *,
     weights: TermWeights,
     no_object_weight: float,
+    valid: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Matches every layer and sums its losses.
 
     Mask and dice loss are sums over matched pairs divided by the number of targets of the batch
     (at least 1), the cross-entropy is normalised by its own weights. Under `jit` with a sharded
-    batch both count the whole batch. Pixels without a class are negatives of every mask.
+    batch both count the whole batch. Pixels without a class are negatives of every mask, unless
+    `valid` leaves them out.
 
     Args:
       class_logits: float [L, B, Q, C + 1], of L decoder layers, the final one last; the last class
@@ -129,20 +137,22 @@ def set_losses(
       masks: bool [B, K, H, W], at the size of the padded input.
       weights: of the terms, in the matching and in the loss.
       no_object_weight: weight of queries without a target in the cross-entropy; 0 ignores them.
+      valid: bool [B, H, W], False where pixels do not count, which are in no mask; None = all do.
 
     Returns:
       The total, and the unweighted terms for the log (without gradient): `loss_ce`, `loss_mask`,
       `loss_dice` of the final layer, `loss_ce_0`, … of the others.
     """
-    matches = match(class_logits, mask_logits, classes, masks, weights)
+    matches = match(class_logits, mask_logits, classes, masks, weights, valid)
     labels = query_classes(matches, classes, mask_logits.shape[2])
     label = class_losses(class_logits, labels, no_object_weight)  # [L]
     targets = jnp.maximum((classes >= 0).sum(), 1).astype(jnp.float32)
     scale = jnp.array([weights.mask, weights.dice]) / targets
+    valid = None if valid is None else valid.astype(jnp.float32)
 
     def layer_losses(layer):
         logits, pairs = layer
-        return _pair_losses(logits.astype(jnp.float32), pairs, masks, scale)
+        return _pair_losses(logits.astype(jnp.float32), pairs, masks, scale, valid)
 
     weighted, sums = jax.lax.map(layer_losses, (mask_logits, matches))  # [L], [L, 2]
     terms = jax.lax.stop_gradient((label, *(sums / targets).T))

@@ -12,6 +12,20 @@ import numpy as np
 _EXTREMES = 6  # best pictures, and as many worst ones
 
 
+class Proposal(NamedTuple):
+    """A region that was proposed as a whole.
+
+    Attributes:
+      mask: bool [H, W], of the picture's size.
+      label: the class that fits it best.
+      score: of that class, 1 at most.
+    """
+
+    mask: np.ndarray
+    label: int
+    score: float
+
+
 class Example(NamedTuple):
     """One evaluated picture.
 
@@ -20,12 +34,14 @@ class Example(NamedTuple):
       truth: int [H, W]; labels beyond the classes were not counted.
       prediction: int [H, W].
       score: mIoU of this picture alone, in percent; NaN without a labelled pixel.
+      proposals: from which the prediction was made, the best first.
     """
 
     image: np.ndarray
     truth: np.ndarray
     prediction: np.ndarray
     score: float
+    proposals: tuple[Proposal, ...] = ()
 
 
 class Gallery:

@@ -52,13 +52,15 @@ label { color: var(--faint); margin-right: 12px; }
   font-size: 12px; }
 .example { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)) 290px; gap: 14px;
   padding: 18px 0; border-top: 1px solid var(--line); break-inside: avoid; }
-.example figure { margin: 0; } figcaption { color: var(--faint); font-size: 13px; }
-.example img { width: 100%; display: block; border-radius: 6px; }
-.example img.small { image-rendering: pixelated; }
+figure { margin: 0; } figcaption { color: var(--faint); font-size: 13px; }
+figure img { width: 100%; display: block; border-radius: 6px; }
+figure img.small { image-rendering: pixelated; }
 .legend { font-size: 13px; } .legend table { width: 100%; } .legend td, .legend th
   { padding: 2px 8px 2px 0; } .legend .number { padding-right: 0; white-space: nowrap; }
 .chip { display: inline-block; width: 14px; height: 14px; border: 1px solid var(--ink);
   border-radius: 3px; margin-right: 7px; vertical-align: -2px; }
+.proposals { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 10px;
+  padding: 0 0 18px; }
 @media (max-width: 900px) { .example { grid-template-columns: repeat(3, 1fr); }
   .legend { grid-column: 1 / -1; } }
 """
@@ -230,27 +232,50 @@ def _example(
 ) -> tuple[str, dict[str, bytes]]:
     """A row of the page, and the files it shows by their place beside the page."""
     shares = _shares(example, len(names))
-    colors = picture_colors(list(shares), len(names))
+    proposed = [proposal.label for proposal in example.proposals]
+    colors = picture_colors(list(dict.fromkeys([*shares, *proposed])), len(names))
     pictures = {
         "image": example.image,
         "truth": paint(example.image, example.truth, colors, _PAINT),
         "prediction": paint(example.image, example.prediction, colors, _PAINT),
     }
     sources = {kind: f"pictures/{number:03d}_{kind}.png" for kind in pictures}
-    row = _example_row(example, sources, _legend(example, shares, colors, names, unseen))
-    return row, {sources[kind]: png(picture) for kind, picture in pictures.items()}
+    figures = "".join(_figure(example, source, kind, kind) for kind, source in sources.items())
+    legend = _legend(example, shares, colors, names, unseen)
+    row = f'<div class="example">{figures}{legend}</div>'
+    files = {sources[kind]: png(picture) for kind, picture in pictures.items()}
+    masks, more = _proposals(number, example, colors, names, unseen)
+    return row + masks, files | more
 
 
-def _example_row(example: Example, sources: Mapping[str, str], legend: str) -> str:
+def _proposals(
+    number: int, example: Example, colors: np.ndarray, names: Sequence[str], unseen: set[int]
+) -> tuple[str, dict[str, bytes]]:
+    """A row of the masks from which the prediction was made, and the files it shows."""
+    figures, files = [], {}
+    for place, proposal in enumerate(example.proposals):
+        source = f"pictures/{number:03d}_proposal_{place}.png"
+        painted = paint(example.image, np.where(proposal.mask, proposal.label, -1), colors, _PAINT)
+        files[source] = png(painted)
+        name = escape(names[proposal.label])
+        caption = f"{name} {proposal.score:.2f}{_badge(proposal.label, unseen)}"
+        figures.append(_figure(example, source, f"proposal: {name}", caption))
+    return (f'<div class="proposals">{"".join(figures)}</div>' if figures else ""), files
+
+
+def _figure(example: Example, source: str, alternative: str, caption: str) -> str:
+    """A picture of the example's size with HTML below it."""
     height, width = example.image.shape[:2]
     # Small pictures are enlarged by the browser, which must not blur them.
     kind = ' class="small"' if max(height, width) < 400 else ""
-    figures = "".join(
+    return (
         f'<figure><img{kind} src="{source}" width="{width}" height="{height}" '
-        f'style="height:auto" alt="{label}"><figcaption>{label}</figcaption></figure>'
-        for label, source in sources.items()
+        f'style="height:auto" alt="{alternative}"><figcaption>{caption}</figcaption></figure>'
     )
-    return f'<div class="example">{figures}{legend}</div>'
+
+
+def _badge(index: int, unseen: set[int]) -> str:
+    return ' <span class="badge">unseen</span>' if index in unseen else ""
 
 
 def _shares(example: Example, count: int) -> dict[int, tuple[float | None, float | None]]:
@@ -271,11 +296,10 @@ def _legend(
     lines = []
     for index, pair in shares.items():
         color = "#{:02x}{:02x}{:02x}".format(*colors[index])
-        badge = ' <span class="badge">unseen</span>' if index in unseen else ""
         cells = "".join(f'<td class="number">{_share(share)}</td>' for share in pair)
         lines.append(
             f'<tr><td><i class="chip" style="background:{color}"></i>{escape(names[index])}'
-            f"{badge}</td>{cells}</tr>"
+            f"{_badge(index, unseen)}</td>{cells}</tr>"
         )
     counted = (example.truth >= 0) & (example.truth < len(names))
     right = (example.truth == example.prediction)[counted]

@@ -1,6 +1,6 @@
 """What the loops ask of a system; CONTRIBUTING.md tells how each system answers."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,20 @@ from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.ops.resize import resize, resize_traced
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
+
+
+class NamedMasks(NamedTuple):
+    """Masks of whole regions, each with the name that fits best.
+
+    Attributes:
+      masks: probabilities, float32 [B, Q, h, w], of pixels that may be larger than the picture's.
+      rows: of the vocabulary, int32 [B, Q].
+      scores: of these names, float32 [B, Q].
+    """
+
+    masks: jax.Array
+    rows: jax.Array
+    scores: jax.Array
 
 
 class System(nnx.Module):
@@ -28,6 +42,11 @@ class System(nnx.Module):
     @property
     def text_trains(self) -> bool:
         """Whether the embeddings of names change in training: `loss` encodes their tokens."""
+        return False
+
+    @property
+    def proposes_masks(self) -> bool:
+        """Whether pixels get their names by way of masks, which `proposals` tells."""
         return False
 
     @property
@@ -100,6 +119,10 @@ class System(nnx.Module):
         and linear until the sum.
         """
         return None
+
+    def proposals(self, features: Any, vocabulary: Vocabulary) -> NamedMasks:
+        """The masks that `encode` proposed and their names, where `proposes_masks`."""
+        raise NotImplementedError(f"{type(self).__name__}.proposals")
 
     def dense_features(self, features: Any, shape: tuple[int, int]) -> jax.Array:
         """Patch features of unit length in the space of the names: `encode`'s -> [B, h, w, E]."""

@@ -39,8 +39,8 @@ from ovseg_jax.ops.resize import resize
 from ovseg_jax.ops.valid_rows import map_valid
 from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from ovseg_jax.systems.clip import clip_config
-from ovseg_jax.systems.maskformer import param_groups
-from ovseg_jax.systems.system import System
+from ovseg_jax.systems.maskformer import BACKBONE_RATE, param_groups
+from ovseg_jax.systems.system import NamedMasks, System
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -64,6 +64,8 @@ class ZSSegConfig:
     mask_weight: float = 20.0
     dice_weight: float = 1.0
     no_object_weight: float = 0.1
+    ignore_unlabelled: bool = False  # True: pixels of no trained class are no negatives of masks
+    backbone_rate: float = BACKBONE_RATE  # 1 where the backbone starts from random weights
     ensemble: bool = True  # False: queries name the masks alone
     ensemble_weight: float = 0.8  # see `networks.mask_scores.name_scores`
     mask_threshold: float = 0.5  # least probability of a region's pixels
@@ -180,7 +182,7 @@ class ZSSeg(System):
         """MaskFormer's loss, with names for classes; CLIP's image tower has no part in it.
 
         Classes without a row in the vocabulary, the unseen ones, are no targets: as pixels without
-        a label they are negatives of every mask.
+        a label they are negatives of every mask, unless `ignore_unlabelled` leaves them out.
 
         Args:
           batch: `image` float32 [B, H, W, 3], normalised; `label` int [B, H, W]; `classes` int
@@ -198,20 +200,23 @@ class ZSSeg(System):
         classes, rows = targets(batch["classes"], vocabulary)
         outputs = self.maskformer(batch["image"], rngs=rngs)
         names, _ = self._names(vocabulary)
+        masks = region_masks(batch["label"], classes)
         competes = jnp.append(vocabulary.class_ids >= 0, True)
         return set_losses(
             jnp.where(competes, cosine_logits(outputs.classes, names), -jnp.inf),
             outputs.masks,
             rows,
-            region_masks(batch["label"], classes),
+            masks,
             weights=TermWeights(config.label_weight, config.mask_weight, config.dice_weight),
             no_object_weight=config.no_object_weight,
+            valid=masks.any(1) if config.ignore_unlabelled else None,
         )
 
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """MaskFormer, the vector for no object and, if it is to be learned here, the prompt."""
         prompt = (ParamGroup(r"^prompt/"),) if self.config.learn_prompt else ()
-        return (*param_groups(), ParamGroup(r"^no_object$"), *prompt)
+        maskformer = param_groups(backbone_rate=self.config.backbone_rate)
+        return (*maskformer, ParamGroup(r"^no_object$"), *prompt)
 
     # --- Prediction --------------------------------------------------------------------------
 
@@ -223,6 +228,11 @@ class ZSSeg(System):
     @property
     def scores_are_probabilities(self) -> bool:
         """Nearly: sums of products of probabilities."""
+        return True
+
+    @property
+    def proposes_masks(self) -> bool:
+        """Those of the queries."""
         return True
 
     @property
@@ -321,6 +331,11 @@ class ZSSeg(System):
     ) -> jax.Array:
         """Masks times the scores of their names, float32 [B, *shape, N]."""
         return self.mixture(features, vocabulary, shape, sizes).scores()
+
+    def proposals(self, features: Proposals, vocabulary: Vocabulary) -> NamedMasks:
+        """The masks of the queries and the name that fits each best."""
+        scores = self.scores(features, vocabulary)
+        return NamedMasks(jax.nn.sigmoid(features.masks), scores.argmax(-1), scores.max(-1))
 
     def dense_features(self, features: Proposals, shape: tuple[int, int]) -> jax.Array:
         """Embeddings of queries, weighted by their masks, [B, h, w, E]."""
