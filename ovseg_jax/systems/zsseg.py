@@ -254,13 +254,9 @@ class ZSSeg(System):
         if not self.config.ensemble:
             regions, valid = jnp.ones_like(queries), jnp.ones(queries.shape[:2], bool)
         elif len(image) == 1:  # a loop of one step would run with fewer threads on CPUs
-            look = functools.partial(jax.tree.map, lambda x: x[0])
-            seen = self._look(*look((image, masks, sizes)))
-            regions, valid = jax.tree.map(lambda x: x[None], seen)
+            regions, valid = (x[None] for x in self._look(image[0], masks[0], sizes[0]))
         else:
-            regions, valid = jax.lax.map(
-                lambda picture: self._look(*picture), (image, masks, sizes)
-            )
+            regions, valid = jax.lax.map(lambda one: self._look(*one), (image, masks, sizes))
         return Proposals(queries, masks, regions, valid)
 
     def _look(
