@@ -110,7 +110,13 @@ def convert(
     layout = find_layout(tensors, str(source))
     tensors = layout.strip(tensors)
     beside = path if path.is_dir() else path.parent
-    sizes = layout.config(Source(tensors, _description(beside), activation))
+    try:
+        sizes = layout.config(Source(tensors, _description(beside), activation))
+    except KeyError as error:
+        raise UserError(
+            f"{source} looks like {layout.name}, but lacks {error.args[0]}; give the whole "
+            "checkpoint."
+        ) from error
     if system and not isinstance(sizes, CLIPConfig):
         raise UserError(f"{source} is no CLIP but {layout.name}; leave out --system.")
     config = _sections(sizes, beside, method, system)

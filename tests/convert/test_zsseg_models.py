@@ -158,6 +158,9 @@ def test_a_converted_model_segments(tmp_path, case):
     found = segmenter.segment(PICTURE, "cat; grass, lawn; person in red", scores=True)
     assert found.labels.shape == (48, 64)
     assert np.isfinite(found.scores).all()
+    if case == "regions":
+        with pytest.raises(UserError, match="there are 1; give more templates"):
+            segmenter.segment(PICTURE, "cat; grass", templates="a {}")
 
 
 def test_a_prompt_without_clip_is_a_part_of_segmenters(tmp_path):
@@ -201,6 +204,11 @@ def test_what_a_file_is_called_where_it_does_not_belong(tmp_path):
     path = write(tmp_path / "model.pth", released("fixed"))
     with pytest.raises(UserError, match="is no CLIP but zsseg; leave out --system"):
         convert(path, tmp_path / "model", system="clip")
+    theirs = released("fixed")
+    lacking = "sem_seg_head.pixel_decoder.mask_features.weight"
+    del theirs[lacking]
+    with pytest.raises(UserError, match=f"looks like zsseg, but lacks {lacking}"):
+        convert(write(tmp_path / "model.pth", theirs), tmp_path / "model")
     theirs = released("fixed")
     theirs["clip_adapter.clip_model.visual.projs"] = theirs["criterion.empty_weight"]
     with pytest.raises(UserError, match=r"no rule: clip_adapter\.clip_model\.visual\.projs"):
