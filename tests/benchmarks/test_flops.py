@@ -1,10 +1,11 @@
-"""The count of operations against the matrix products that JAX traces."""
+"""The count of operations against the matrix products that JAX traces, and that count."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from benchmarks import flops, machine
+from ovseg_jax.networks.layers import convolve
 from ovseg_jax.networks.zegclip import prompted_features
 from ovseg_jax.params import abstract_model, merge_model
 from ovseg_jax.systems import create_system
@@ -12,6 +13,23 @@ from ovseg_jax.training.optimizers import build_optimizer
 from ovseg_jax.training.partition import split_trainable
 
 CLASSES = 5
+
+
+def test_traced_products_convolutions_and_loops():
+    x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+
+    def convolved(x, kernel):
+        return convolve(x, kernel, stride=2).sum()
+
+    once = 2.0 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
+    assert flops.traced(convolved, x, kernel) == once
+    # The gradients by the pictures and by the kernel, and the result that comes with them.
+    assert flops.traced(jax.value_and_grad(convolved, (0, 1)), x, kernel) == 3 * once
+    rows = jnp.ones((4, 6, 7))
+    assert (
+        flops.traced(lambda rows: jax.lax.map(lambda r: r @ r.T, rows), rows) == 4 * 2 * 6 * 6 * 7
+    )
+    assert flops.traced(lambda rows: (rows[0] @ rows[0].T, rows + 1)[1], rows) == 0
 
 
 @pytest.fixture(scope="module")
