@@ -46,7 +46,7 @@ def get_config(prompts: str = "learned") -> ConfigDict:
             ignore_unlabelled=True,
             backbone_rate=1.0,
             ensemble=True,
-            ensemble_weight=0.7,
+            ensemble_weight=0.5,
             mask_threshold=0.5,
             mask_expand=1.0,
             mask_fill="mean",
@@ -84,6 +84,7 @@ def get_config(prompts: str = "learned") -> ConfigDict:
         b2=0.98,
     )
     config.schedule = common.schedule("cosine", warmup_steps=50, warmup_ratio=0.01, min_lr=1e-5)
-    config.train = common.train(batch_size=16, steps=3000)
+    config.train = common.train(batch_size=16, steps=900)
+    config.train.checkpoint_every = 100
     config.eval = common.shapes_protocol(training_free=True)
     return config
