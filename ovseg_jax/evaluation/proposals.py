@@ -1,8 +1,8 @@
 """What a system proposed in the pictures that a report shows."""
 
+import dataclasses
 from collections.abc import Sequence
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +26,9 @@ def with_proposals(
     """
     if not model.system().proposes_masks:
         return list(examples)
+    whole = dataclasses.replace(protocol, crop=0, stride=0, patch=0, pad_patches=False)
     found = [
-        example._replace(proposals=_best(model, vocabulary, example.image, protocol))
+        example._replace(proposals=_best(model, vocabulary, example.image, whole))
         for example in examples[:_PICTURES]
     ]
     return found + list(examples[_PICTURES:])
@@ -36,6 +37,8 @@ def with_proposals(
 def _best(
     model: Model, vocabulary: Vocabulary, image: np.ndarray, protocol: Protocol
 ) -> tuple[Proposal, ...]:
+    import cv2
+
     canvas = lay_on_canvas(image, protocol)
     sizes = np.asarray([canvas.size], np.int32)
     found = jax.device_get(_propose(model, vocabulary, canvas.pixels[None], sizes))

@@ -330,7 +330,7 @@ class ZSSeg(System):
 
     def proposals(self, features: Proposals, vocabulary: Vocabulary) -> NamedMasks:
         """The masks of the queries and the name that fits each best."""
-        scores = self.scores(features, vocabulary)
+        scores = jnp.where(vocabulary.class_ids >= 0, self.scores(features, vocabulary), 0.0)
         return NamedMasks(jax.nn.sigmoid(features.masks), scores.argmax(-1), scores.max(-1))
 
     def dense_features(self, features: Proposals, shape: tuple[int, int]) -> jax.Array:

@@ -122,6 +122,31 @@ def test_losses_equal_the_formulas(name, no_object):
     np.testing.assert_allclose(total, (np.array(expected) @ WEIGHTS).sum(), rtol=1e-5)
 
 
+def test_pixels_that_do_not_count_change_nothing():
+    """A picture with a border that does not count is the picture without it."""
+    class_logits, mask_logits, classes, masks = case(size=(6, 8), small=(6, 8))
+    options = dict(weights=WEIGHTS, no_object_weight=0.1)
+    rng = np.random.default_rng(1)
+    around = ((0, 0),) * 3 + ((2, 1), (0, 3))
+    noise = rng.normal(size=np.pad(mask_logits, around).shape)
+    valid = np.pad(np.ones((len(masks), 6, 8), bool), around[1:2] + around[3:])
+    logits = np.where(valid[None, :, None], np.pad(mask_logits, around), noise).astype(np.float32)
+
+    def loss(logits):
+        padded = np.pad(masks, around[1:])
+        return set_losses(class_logits, logits, classes, padded, valid=valid, **options)
+
+    total, terms = loss(logits)
+    expected, wanted = set_losses(class_logits, mask_logits, classes, masks, **options)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(terms[name], value, rtol=1e-5, err_msg=name)
+    gradient = jax.grad(lambda logits: loss(logits)[0])(logits)
+    assert not np.where(valid[None, :, None], 0.0, gradient).any()
+    counted = set_losses(class_logits, logits, classes, np.pad(masks, around[1:]), **options)
+    assert abs(counted[0] - expected) > 0.1
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_matches_are_scipys(name):
     class_logits, mask_logits, classes, masks = case(**CASES[name])

@@ -7,7 +7,7 @@ from PIL import Image
 
 from ovseg_jax import files
 from ovseg_jax.errors import UserError
-from ovseg_jax.report.gallery import Example
+from ovseg_jax.report.gallery import Example, Proposal
 from ovseg_jax.report.html import write_report
 
 NAMES = ("sky", "grass & co", "<b>lawn")
@@ -63,6 +63,25 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
     assert re.search(r"grass &amp; co.*sky", text, re.S)  # sorted by IoU
     assert "Neither labelled nor predicted: &lt;b&gt;lawn" in text
     assert "100 % of the labelled pixels right, mIoU 98.7" in text
+
+
+def test_proposals_stand_below_their_picture(tmp_path):
+    mask = np.zeros((12, 16), bool)
+    mask[3:9, 2:10] = True
+    proposals = (Proposal(mask, 2, 0.876), Proposal(~mask, 0, 0.5))
+    examples = {"Pictures": [example()._replace(proposals=proposals), example()]}
+    page = write_report(tmp_path, RESULT, examples, NAMES, unseen=[2])
+    parser, text = Balance(), page.read_text()
+    parser.feed(text)
+    assert not parser.open
+    shown = [source for source in parser.sources if "proposal" in source]
+    assert shown == ["pictures/000_proposal_0.png", "pictures/000_proposal_1.png"]
+    assert re.search(
+        r'&lt;b&gt;lawn 0\.88 <span class="badge">unseen<.*sky 0\.50<', page.read_text()
+    )
+    first = np.asarray(Image.open(tmp_path / shown[0]))
+    colourful = np.ptp(first.astype(int), axis=-1) > 20  # beyond the mask everything is grey
+    assert not (colourful & ~mask).any() and colourful[4:8, 3:9].all()
 
 
 def test_confusions_and_sections(tmp_path):
