@@ -146,6 +146,23 @@ def test_an_index_of_a_folder_that_may_not_be_written_is_kept_elsewhere(
     assert len(list((tmp_path / "cache" / "ovseg_jax" / "shards").iterdir())) == 1
 
 
+def test_the_index_that_is_true_counts_wherever_it_lies(tmp_path, scans, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shards = tmp_path / "shards"
+    write_shards(shards, (2, 1))
+    WebDatasetSource(str(shards))
+    kept = tmp_path / "kept"
+    (shards / INDEX).rename(kept)
+    (shards / INDEX).mkdir()  # one of these shards changes while nothing may be written here
+    (shards / "00001.tar").write_bytes(pack(sample("new", 99) + sample("newer", 98)))
+    WebDatasetSource(str(shards / "00001.tar"))
+    (shards / INDEX).rmdir()
+    kept.rename(shards / INDEX)
+    del scans[:]
+    assert values(WebDatasetSource(str(shards))) == [0, 1, 99, 98]
+    assert scans == []
+
+
 @pytest.mark.parametrize("left", [0.97, 0.6, 0.3])
 def test_a_truncated_shard_is_named(tmp_path, scans, left):
     write_shards(tmp_path, (2, 30, 2))
@@ -207,6 +224,20 @@ def test_patterns(tmp_path):
         find_shards(f"{tmp_path}/one/{{00000..00002}}.tar", "*.tar")
     with pytest.raises(UserError, match=r"no \*\.tar in .*; give the folder"):
         find_shards(str(tmp_path / "one" / "*.tgz"), "*.tar")
+    with pytest.raises(UserError, match=r"no \*\.tar in '.*/one/1\*\.tar'; give the folder"):
+        find_shards(f"{tmp_path}/{{two,one/1*.tar}}", "*.tar")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no \*\.tar in '.*/empty'; give the folder"):
+        find_shards(f"{tmp_path}/{{one,empty}}", "*.tar")
+    assert len(find_shards(f"{tmp_path}/*o*", "*.tar")) == 4  # one and two
+    assert len(find_shards(f"{tmp_path}/**", "*.tar")) == 4
+
+
+def test_a_shard_that_leads_nowhere_is_named(tmp_path):
+    write_shards(tmp_path, (1,))
+    (tmp_path / "00001.tar").symlink_to(tmp_path / "gone.tar")
+    with pytest.raises(UserError, match=r"cannot open the shard '.*00001\.tar' \(No such file"):
+        WebDatasetSource(str(tmp_path))
 
 
 def read_steps(folder, batch_size, steps, **options) -> np.ndarray:
