@@ -41,9 +41,9 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "lat
     """Evaluates what a run folder holds; leaves ``result.json`` and ``report/`` in it.
 
     With `config.eval.dataset` it is evaluated on that data set, and they are called
-    ``result_<dataset>.json`` and ``report_<dataset>/``; an oracle, and the metrics of episodes where
-    they are given, are added to the names. With `config.eval.training_free` the dense
-    read-out of the same CLIP, which saw no mask, is evaluated too: what was there before training.
+    ``result_<dataset>.json`` and ``report_<dataset>/``; the name of an oracle follows, and for
+    episodes that of the metrics, if given. With `config.eval.training_free` the dense read-out of
+    the same CLIP, which saw no mask, is evaluated too: what was there before training.
 
     Args:
       config: the whole recipe.
