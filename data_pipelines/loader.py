@@ -173,7 +173,7 @@ class Loader:
         ahead = max(self.workers, self.prefetch * self._share)
         with _pool(self.workers) as pool:
             positions = (host + hosts * turn for turn in range(rounds))
-            yield from _in_order(pool, self._single, positions, ahead)
+            yield from in_order(pool, self._single, positions, ahead)
 
     def load(self, epoch: int, index: int) -> Example:
         """Makes one example: the source's, transformed with its own random stream.
@@ -286,7 +286,7 @@ class Loader:
                 [pool.submit(make, step * self._share + row) for row in range(self._share)]
                 for step in steps
             )
-            yield from _in_order(assembler, _collect, jobs, self.prefetch + 1)
+            yield from in_order(assembler, _collect, jobs, self.prefetch + 1)
 
     def _tfdata_batches(self, make: Callable[[int], Example], steps: range) -> Iterator[Example]:
         """The same batches, with tf.data in charge of parallelism, batching and prefetch."""
@@ -341,7 +341,7 @@ class _pool:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_order(
+def in_order(
     pool: ThreadPoolExecutor, function: Callable, jobs: Iterable, ahead: int
 ) -> Iterator[Any]:
     """Results of a pool in the order of the jobs, at most `ahead` of them begun or waiting."""
