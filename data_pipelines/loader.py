@@ -210,7 +210,7 @@ class Loader:
             try:
                 return Reading(dict(self.source[candidate]), candidate)
             except UserError as error:
-                errors.append(error)
+                errors.append(str(error))
                 # In evaluation what comes after belongs to another key, maybe of another host.
                 if key.replaceable or (key.valid and candidate == key.index):
                     self._skip(candidate, error)

@@ -155,10 +155,10 @@ def _caption_findings(split: str, source, notes: _Notes) -> list[str]:
             "them out, for no text tells them apart"
         )
     if same := _repetitions(np.asarray(notes.pixels), 2):
-        groups = [" = ".join(notes.names[position] for position in group) for group in same]
+        shown = [_equal([notes.names[position] for position in group]) for group in same[:SHOWN]]
         findings.append(
-            f"split {split} has {len(groups)} pictures more than once ({some(groups)}); keep one "
-            "of each, for in one batch they are each other's wrong answer"
+            f"split {split} has {len(same)} pictures more than once ({some(shown, len(same))}); "
+            "keep one of each, for in one batch they are each other's wrong answer"
         )
     texts = np.asarray(notes.texts)
     least = max(math.ceil(_FREQUENT * len(notes.names)), 2)
@@ -173,6 +173,10 @@ def _caption_findings(split: str, source, notes: _Notes) -> list[str]:
             "or a missing page says of every picture"
         )
     return findings
+
+
+def _equal(names: Sequence[str]) -> str:
+    return " = ".join([*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])])
 
 
 def _repetitions(values: np.ndarray, least: int) -> list[np.ndarray]:

@@ -324,6 +324,13 @@ class ManyCaptions:
         return {"image": image, "caption": f"of {index // 500}", "name": str(index)}
 
 
+def test_the_doctor_names_few_of_many_equal_pictures(tmp_path):
+    members = [member for key in "abcde" for member in sample(key, 1, key)]
+    (tmp_path / "0.tar").write_bytes(pack(members))
+    (report,) = examine(DATASETS["cc12m"], str(tmp_path))
+    assert "1 pictures more than once (a = b = c = …)" in report.findings[-1]
+
+
 def test_the_doctor_holds_few_pictures_and_names_frequent_captions():
     source = ManyCaptions(2000)
     report = examine_captions(DATASETS["cc12m"], source, "train")
