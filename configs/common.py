@@ -60,7 +60,7 @@ def base() -> ConfigDict:
     config.seed = 0
     config.dtype = "float32"  # compute type: float32 (CPU, parity) or bfloat16 (TPU, GPU)
     config.mesh = ConfigDict(dict(fsdp=1))
-    config.unreadable = "raise"  # missing and damaged pictures: 'raise', or 'skip' and count them
+    config.unreadable = "raise"  # missing and damaged pictures: 'raise', or 'skip' and name them
     config.tensorboard = False
     return config
 

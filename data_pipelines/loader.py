@@ -93,7 +93,8 @@ class Loader:
             the same batches.
           unreadable: what becomes of an example that its source refuses to read, because a file is
             missing or damaged: 'raise', or 'skip', which lists it in `skipped`. In training the
-            next one that can be read takes its place, in evaluation nothing does.
+            next one that can be read takes its place, in evaluation nothing does, and the hosts'
+            lists have nothing in common.
 
         Raises:
           UserError: no examples, fewer than one batch, an indivisible batch or an unknown choice.
@@ -172,7 +173,7 @@ class Loader:
         ahead = max(self.workers, self.prefetch * self._share)
         with _pool(self.workers) as pool:
             positions = (host + hosts * turn for turn in range(rounds))
-            yield from _in_order(pool, self._single, positions, ahead)
+            yield from in_order(pool, self._single, positions, ahead)
 
     def load(self, epoch: int, index: int) -> Example:
         """Makes one example: the source's, transformed with its own random stream.
@@ -181,16 +182,16 @@ class Loader:
           UserError: as the source and the steps raise.
           RuntimeError: any other failure, naming the example.
         """
-        return self._load(epoch, index).example
+        return self._load(Key(epoch, index, valid=True, replaceable=True)).example
 
-    def _load(self, epoch: int, index: int) -> Reading:
-        where = f"example {index}"
+    def _load(self, key: Key) -> Reading:
+        where = f"example {key.index}"
         try:
-            example, index = self._read(index)
+            example, index = self._read(key)
             where = example.get("path", where)
             if "image" in example:
                 example.setdefault("size", np.array(example["image"].shape[:2], np.int32))
-            rng = self._rng(epoch * len(self.source) + index)
+            rng = self._rng(key.epoch * len(self.source) + index)
             for transform in self.transforms:
                 example = transform(example, rng)
         except UserError:
@@ -199,22 +200,29 @@ class Loader:
             raise RuntimeError(f"cannot load {where}: {error}") from error
         return Reading(example, index)
 
-    def _read(self, index: int) -> Reading:
+    def _read(self, key: Key) -> Reading:
         """The example, or the next readable one where unreadable ones are skipped."""
         if self.unreadable == "raise":
-            return Reading(dict(self.source[index]), index)
-        following = [(index + step) % len(self.source) for step in range(_PATIENCE)]
+            return Reading(dict(self.source[key.index]), key.index)
+        following = [(key.index + step) % len(self.source) for step in range(_PATIENCE)]
+        errors = []
         for candidate in dict.fromkeys(following):
             try:
                 return Reading(dict(self.source[candidate]), candidate)
             except UserError as error:
-                if candidate not in self.skipped:
-                    self.skipped[candidate] = str(error)
-                    print(f"skipping example {candidate}: {error}", file=sys.stderr, flush=True)
+                errors.append(str(error))
+                # In evaluation what comes after belongs to another key, maybe of another host.
+                if key.replaceable or (key.valid and candidate == key.index):
+                    self._skip(candidate, error)
         raise UserError(
-            f"none of the {len(set(following))} examples from number {index} on can be read; the "
-            f"first: {self.skipped[index]}"
+            f"none of the {len(errors)} examples from number {key.index} on can be read; the "
+            f"first: {errors[0]}"
         )
+
+    def _skip(self, index: int, error: UserError) -> None:
+        if index not in self.skipped:
+            self.skipped[index] = str(error)
+            print(f"skipping example {index}: {error}", file=sys.stderr, flush=True)
 
     @property
     def _share(self) -> int:
@@ -227,7 +235,7 @@ class Loader:
 
     def _make(self, key: Key) -> Example:
         """The example of a key, and whether it counts."""
-        example, index = self._load(key.epoch, key.index)
+        example, index = self._load(key)
         return example | {"valid": key.valid and (key.replaceable or index == key.index)}
 
     def _arrays(self, key: Key) -> Example:
@@ -278,7 +286,7 @@ class Loader:
                 [pool.submit(make, step * self._share + row) for row in range(self._share)]
                 for step in steps
             )
-            yield from _in_order(assembler, _collect, jobs, self.prefetch + 1)
+            yield from in_order(assembler, _collect, jobs, self.prefetch + 1)
 
     def _tfdata_batches(self, make: Callable[[int], Example], steps: range) -> Iterator[Example]:
         """The same batches, with tf.data in charge of parallelism, batching and prefetch."""
@@ -333,7 +341,7 @@ class _pool:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_order(
+def in_order(
     pool: ThreadPoolExecutor, function: Callable, jobs: Iterable, ahead: int
 ) -> Iterator[Any]:
     """Results of a pool in the order of the jobs, at most `ahead` of them begun or waiting."""

@@ -479,7 +479,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     dataset = find_dataset(arguments.name)
     reports = examine(dataset, arguments.data, arguments.split, arguments.limit)
     for report in reports:
-        print(f"{report.summary()}\n{report.histogram()}")
+        print("\n".join(filter(None, [report.summary(), report.histogram()])))
     if arguments.output:
         save_pages(dataset, arguments.data, reports, arguments.output)
         print(f"pictures in {arguments.output}")

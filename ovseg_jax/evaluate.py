@@ -5,6 +5,7 @@ image-text model.
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "lat
     """Evaluates what a run folder holds; leaves ``result.json`` and ``report/`` in it.
 
     With `config.eval.dataset` it is evaluated on that data set, and they are called
-    ``result_<dataset>.json`` and ``report_<dataset>/``. With `config.eval.training_free` the dense
-    read-out of the same CLIP, which saw no mask, is evaluated too: what was there before training.
+    ``result_<dataset>.json`` and ``report_<dataset>/``; the name of an oracle follows, and for
+    episodes that of the metrics, if given. With `config.eval.training_free` the dense read-out of
+    the same CLIP, which saw no mask, is evaluated too: what was there before training.
 
     Args:
       config: the whole recipe.
@@ -55,7 +57,6 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "lat
     """
     workdir = Path(workdir)
     model = models.load_run(config, workdir, checkpoint)
-    suffix = f"_{config.eval.dataset}" if config.eval.dataset else ""
     config = models.on_dataset(config)
     result, shown = evaluate_model(config, model)
     protocol = result["protocol"]
@@ -66,6 +67,7 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "lat
         before, _ = evaluate_model(*models.training_free(config, model))
         result["training_free"] = before
     if jax.process_index() == 0:
+        suffix = _suffix(config, protocol)
         path = write_result(workdir / f"result{suffix}.json", result)
         names = protocol["classes"]
         unseen = [names.index(name) for name in protocol["unseen"]]
@@ -75,18 +77,32 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "lat
     return result
 
 
+def _suffix(config: ConfigDict, protocol: Mapping) -> str:
+    """Keeps apart in one folder what was measured on other data or by other rules."""
+    parts = [config.eval.dataset, config.eval.oracle]
+    if "foreground" in protocol:  # each metrics of episodes goes through its own list
+        parts.append(config.eval.metrics)
+    return "".join(f"_{part}" for part in parts if part)
+
+
 def check_evaluation(config: ConfigDict) -> None:
     """Finds mistakes in the sections `eval` and `data` before a model is at work.
 
     Raises:
       UserError: unreadable data, metrics that are unknown or do not go with them, an oracle or
-        boundaries where there is no label of all pixels, an unknown oracle.
+        boundaries where there is no label of all pixels, an unknown oracle, a width of boundaries
+        out of range, no words for the background of episodes.
     """
     _check(config, _create_loader(config))
 
 
 def _check(config: ConfigDict, loader) -> None:
     check_oracle(config.eval.oracle)
+    if not 0 <= config.eval.boundary < 1:
+        raise UserError(
+            f"config.eval.boundary is {config.eval.boundary}, but a share of the diagonal is at "
+            "least 0 and less than 1; 0.02 is usual."
+        )
     episodes = _has_episodes(loader)
     find_readout(config.eval.metrics, EPISODE_READOUTS if episodes else READOUTS)
     if episodes and (config.eval.oracle or config.eval.boundary):
@@ -94,6 +110,11 @@ def _check(config: ConfigDict, loader) -> None:
             "oracles and Boundary IoU need pictures that are labelled with all classes, and "
             "this data set has episodes of one class each; leave config.eval.oracle and "
             "config.eval.boundary out."
+        )
+    if episodes and not config.eval.background_words:
+        raise UserError(
+            "config.eval.background_words is empty, and the class of an episode competes with "
+            "them; give some such as ('others',)."
         )
 
 
@@ -123,9 +144,10 @@ def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, dict[str, li
         report_images=config.eval.report_images,
         total=len(loader.source),
     )
-    if unreadable := int(over_processes(np.array(len(loader.skipped)))):
+    figures, skipped = _evaluate_whole_pictures(config, model)
+    if unreadable := int(over_processes(np.array(len(loader.skipped)))) + skipped:
         result["unreadable"] = unreadable
-    result |= _evaluate_whole_pictures(config, model)
+    result |= figures
     result["protocol"] |= {
         "system": config.system.name,
         "templates": list(load_templates(config.vocabulary.templates)),
@@ -168,11 +190,15 @@ def _evaluate_episodes(
     return evaluate_episodes(model, vocabulary, loader.examples(), space, protocol, **options)
 
 
-def _evaluate_whole_pictures(config: ConfigDict, model: Model) -> dict:
-    """The figures `retrieval`, `zero_shot` and `regions`, where the config has data for them."""
+def _evaluate_whole_pictures(config: ConfigDict, model: Model) -> tuple[dict, int]:
+    """The figures `retrieval`, `zero_shot` and `regions`, where the config has data for them.
+
+    Returns:
+      The figures, and how many pictures could not be read.
+    """
     encode_image, encode_text = clip_encoders(model)
     # All processes see all pictures: each is ranked among all of them.
-    batches = functools.partial(
+    load = functools.partial(
         models.create_loader,
         config,
         batch_size=config.eval.batch_size,
@@ -180,18 +206,23 @@ def _evaluate_whole_pictures(config: ConfigDict, model: Model) -> dict:
         drop_remainder=False,
         shard=(0, 1),
     )
-    result = {}
+    result, skipped = {}, 0
     if "retrieval" in config.data:
-        pairs = batches(config.data.retrieval).epoch()
-        result["retrieval"] = evaluate_retrieval(encode_image, encode_text, pairs)
+        pairs = load(config.data.retrieval)
+        result["retrieval"] = evaluate_retrieval(encode_image, encode_text, pairs.epoch())
+        skipped += len(pairs.skipped)
     if "zero_shot" in config.data:
-        objects = batches(config.data.zero_shot).epoch()
+        objects = load(config.data.zero_shot)
         vocabulary = models.create_vocabulary(config, model, "all")
         unseen = load_label_space(config.vocabulary.label_space).unseen
-        result["zero_shot"] = evaluate_zero_shot(encode_image, vocabulary, objects, unseen)
+        found = evaluate_zero_shot(encode_image, vocabulary, objects.epoch(), unseen)
+        result["zero_shot"] = found
+        skipped += len(objects.skipped)
     if "regions" in config.data:
-        regions = batches(config.data.regions, shard=None).epoch()
+        regions = load(config.data.regions, shard=None)
         vocabulary = models.create_vocabulary(config, model, "all")
-        counts = jax.tree.map(over_processes, count_regions(model, vocabulary, regions))
+        counts = count_regions(model, vocabulary, regions.epoch())
+        counts = jax.tree.map(over_processes, counts)
         result["regions"] = region_figures(counts, np.asarray(vocabulary.seen))
-    return result
+        skipped += int(over_processes(np.array(len(regions.skipped))))
+    return result, skipped

@@ -214,8 +214,6 @@ def train(
                 save_due = _due(number, config.train.checkpoint_every) or number == last
                 if log_due or save_due:
                     summary = {name: float(value) for name, value in scalars.items()}
-                    if loader.skipped:
-                        summary["unreadable"] = len(loader.skipped)
                     if not math.isfinite(summary["loss"]):
                         raise UserError(
                             f"the loss is {summary['loss']} at step {number}; start anew in "
@@ -233,4 +231,9 @@ def train(
                         params, stats = meshes.to_host((params, stats), mesh)
                     model = models.create_model(config, graphdef, params, stats)
                     log.write(number, evaluate(model))
+    if loader.skipped:
+        say(
+            f"{len(loader.skipped)} examples could not be read by this process since it started; "
+            "others took their places"
+        )
     return summary

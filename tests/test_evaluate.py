@@ -12,11 +12,13 @@ from fake_system import MEAN, NAMES, STD, color_model, color_vocabulary, scene
 from ml_collections import ConfigDict
 
 from configs.common import evaluation
+from data_pipelines import sources
 from data_pipelines.datasets import prepare
+from data_pipelines.sources import create_source
 from data_pipelines.sources.voc import VOCSource
 from ovseg_jax import files, models
 from ovseg_jax.errors import UserError
-from ovseg_jax.evaluate import evaluate_run
+from ovseg_jax.evaluate import check_evaluation, evaluate_model, evaluate_run
 from ovseg_jax.evaluation import pixels
 from ovseg_jax.evaluation.pixels import evaluate_segmentation
 from ovseg_jax.evaluation.readouts import READOUTS
@@ -266,6 +268,37 @@ def test_evaluating_a_run_leaves_its_result_and_report(tmp_path, monkeypatch):
     assert "striped star" in (tmp_path / "report/index.html").read_text()
 
 
+class Damaged:
+    """A source whose second example cannot be read."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise UserError("the file is damaged")
+        return self.source[index]
+
+
+def test_every_part_of_an_evaluation_counts_what_it_cannot_read(monkeypatch):
+    config = run_config()
+    config.unreadable = "skip"
+    model = models.create_model(config, *models.initialize_model(config))
+    monkeypatch.setattr(sources, "create_source", lambda spec: Damaged(create_source(spec)))
+    result, _ = evaluate_model(config, model)
+    assert result["images"] == 4 and result["unreadable"] == 3
+    assert result["retrieval"]["pictures"] == result["zero_shot"]["pictures"] == 4
+
+
+@pytest.mark.parametrize("boundary", [-0.1, 1.0, math.nan])
+def test_boundaries_wider_than_a_picture(boundary):
+    with pytest.raises(UserError, match=r"config\.eval\.boundary is .* less than 1"):
+        check_evaluation(tiny.config(eval__boundary=boundary))
+
+
 def test_the_digest_sees_every_change():
     params = {"a": np.zeros(3, np.float32), "b": np.zeros((), np.float32)}
     assert digest(params) == digest(dict(reversed(params.items())))
@@ -290,6 +323,13 @@ def test_another_data_set_by_its_name(tiny_run, tmp_path):
     config = tiny.config(eval__dataset="voc20", unreadable="skip", **root)
     result = evaluate_run(config, workdir)
     assert (result["images"], result["unreadable"]) == (1, 1)
+    before = (workdir / "result_voc20.json").read_text()
+    config.eval.oracle = "masks"
+    result = evaluate_run(config, workdir)
+    assert (workdir / "result_voc20.json").read_text() == before
+    saved = json.loads((workdir / "result_voc20_masks.json").read_text())
+    assert saved["protocol"]["oracle"] == "masks" and saved["aAcc"] == result["aAcc"]
+    assert (workdir / "report_voc20_masks" / "index.html").is_file()
     with pytest.raises(UserError, match="did you mean 'voc2"):
         evaluate_run(tiny.config(eval__dataset="voc2", **root), workdir)
     with pytest.raises(UserError, match="has captions and no classes"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 
+from ovseg_jax import evaluate, train
 from ovseg_jax import main as command
 from ovseg_jax.models import load_folder_weights
 from ovseg_jax.training.checkpoints import saved_steps
@@ -58,6 +59,24 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path):
     one, other = ((tmp_path / name / "result.json").read_text() for name in ("whole", "killed"))
     assert one == other
     assert json.loads(one)["images"] == 8 and (tmp_path / "killed/report/index.html").is_file()
+
+
+def test_evaluations_during_training_are_without_oracle_and_boundaries(tmp_path, monkeypatch):
+    seen = []
+
+    def evaluate_model(config, model):
+        seen.append((config.eval.oracle, config.eval.boundary, config.eval.crop))
+        return {"mIoU": 1.0}, {}
+
+    def evaluate_run(config, workdir, checkpoint):
+        seen.append((config.eval.oracle, config.eval.boundary, config.eval.crop))
+
+    monkeypatch.setattr(train, "train", lambda *_, evaluate, **__: evaluate(None))
+    monkeypatch.setattr(evaluate, "evaluate_model", evaluate_model)
+    monkeypatch.setattr(evaluate, "evaluate_run", evaluate_run)
+    overrides = dict(eval__oracle="masks", eval__boundary=0.02)
+    command.main(tiny.arguments(tmp_path / "run", **overrides))
+    assert seen == [("", 0.0, 48), ("masks", 0.02, 48)]
 
 
 # --- Mistakes ---------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import tiny
 
+from data_pipelines import sources
+from data_pipelines.sources import create_source
 from ovseg_jax import train as loop
 from ovseg_jax.errors import UserError
 from ovseg_jax.models import load_folder_weights
@@ -66,6 +68,30 @@ def test_only_trainable_parameters_move(tiny_run):
         np.testing.assert_array_equal(before[path], after[path], err_msg=path)
     still = [path for path in trainable if np.array_equal(before[path], after[path])]
     assert not still
+
+
+class HalfDamaged:
+    """A source of which every other example cannot be read."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        if index % 2:
+            raise UserError("the file is damaged")
+        return self.source[index]
+
+
+def test_what_could_not_be_read_is_said_at_the_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sources, "create_source", lambda spec: HalfDamaged(create_source(spec)))
+    train(tiny.config(unreadable="skip"), tmp_path / "run")
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("skipping example") for line in lines)
+    assert "examples could not be read by this process since it started" in lines[-1]
+    assert "unreadable" not in metrics(tmp_path / "run")[4]
 
 
 def test_stopped_and_resumed_equals_uninterrupted(tiny_run, tmp_path, monkeypatch, capsys):

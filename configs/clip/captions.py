@@ -4,7 +4,8 @@
 
 After the colon stands the data set: cc3m, cc12m, yfcc14m, redcaps12m (tar shards as img2dataset
 writes them, in data/<name>) or coco_captions (the official archives). Another place, or several
-sets together: --config.data.train.source.root="data/{cc3m,cc12m,yfcc14m}".
+sets together: --config.data.train.source.root="data/{cc3m,cc12m,yfcc14m}"; train.steps stay those
+of the set after the colon.
 
 Optimizer as Radford et al. (2021), tables 18 and 20: AdamW with b2 0.98, eps 1e-6 and decay 0.2,
 rate 5e-4 for ViT-B/16, 2000 steps of warm-up, half a cosine. Batch, crops and epochs as in "SLIP"
@@ -21,16 +22,17 @@ caption (val, the first caption of each picture).
 from ml_collections import ConfigDict
 
 from configs import common
+from data_pipelines.datasets import find_dataset
 
-DATASETS = ("cc12m", "cc3m", "yfcc14m", "redcaps12m", "coco_captions")
-# Pictures, epochs, batch size.
+# Epochs, batch size.
 LENGTHS = {
-    "cc3m": (2_891_445, 40, 4096),
-    "cc12m": (11_156_203, 35, 4096),
-    "yfcc14m": (14_615_499, 25, 4096),
-    "redcaps12m": (11_866_987, 25, 4096),
-    "coco_captions": (118_287, 40, 1024),
+    "cc12m": (35, 4096),
+    "cc3m": (40, 4096),
+    "yfcc14m": (25, 4096),
+    "redcaps12m": (25, 4096),
+    "coco_captions": (40, 1024),
 }
+DATASETS = tuple(LENGTHS)
 
 
 def coco(split: str) -> dict:
@@ -86,7 +88,7 @@ def get_config(dataset: str = "cc12m") -> ConfigDict:
         )
     config.optimizer = common.adamw(lr=5e-4, weight_decay=0.2, b2=0.98, eps=1e-6)
     config.schedule = common.schedule("cosine", warmup_steps=2000)
-    pictures, epochs, batch_size = LENGTHS[dataset]
+    pictures, (epochs, batch_size) = find_dataset(dataset).splits["train"], LENGTHS[dataset]
     config.train = common.train(batch_size, epochs * (pictures // batch_size))
     config.eval = common.evaluation(short_side=336, crop=224, stride=112)
     return config

@@ -22,8 +22,10 @@ def examine(
       limit: examples of each split that are read, evenly spread; None = all.
 
     Raises:
-      UserError: a split that was asked for, or every split, is missing.
+      UserError: a split that was asked for, or every split, is missing; a limit below 1.
     """
+    if limit is not None and limit < 1:
+        raise UserError(f"a limit of {limit} examples reads none; give 1 or more")
     examine_split = examine_captions if isinstance(dataset, CaptionDataset) else examine_labels
     reports, missing = [], []
     for split in splits or dataset.splits:
@@ -80,7 +82,7 @@ def save_pages(dataset: Dataset, root: str, reports: Sequence[SplitReport], fold
     page = caption_page if isinstance(dataset, CaptionDataset) else label_page
     for report in reports:
         source = dataset.open(root, report.split)
-        for index in sorted({0, len(source) - 1}):
+        for index in evenly(len(source), 2):
             try:
                 example = source[index]
             except UserError:  # is among the findings

@@ -78,7 +78,8 @@ def examine_labels(
         size = example["image"].shape[:2]
         return _Examined(example["name"], size, _count(example, space), ignored)
 
-    good, broken = read_examples(source, chosen, note, split)
+    broken: list[str] = []
+    good = [result for _, result in read_examples(source, chosen, note, split, broken)]
     counts = np.asarray([result.counts for result in good]).reshape(len(good), len(space))
     area = sum(math.prod(result.size) for result in good)
     report = LabelReport(
@@ -86,7 +87,7 @@ def examine_labels(
         count=count,
         classes=space.display_names,
         names=tuple(pair.name for pair in source.pairs),
-        sizes=[result.size for result in good],
+        sizes=np.array([result.size for result in good]),
         pixels=counts.sum(axis=0),
         pictures=(counts > 0).sum(axis=0),
         ignored=sum(result.ignored for result in good) / max(area, 1),

@@ -1,18 +1,20 @@
 """What the doctor notes of any split."""
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
 from data_pipelines.datasets import Dataset
+from data_pipelines.loader import in_order
 from ovseg_jax.errors import UserError
 from ovseg_jax.training.logs import progress_bar
 
-_SHOWN = 3  # examples of a finding that are named
+SHOWN = 3  # examples of a finding that are named
+_AHEAD = 256  # examples that are read or wait for it
 
 Note = TypeVar("Note")
 
@@ -25,71 +27,79 @@ class SplitReport:
       split: its name.
       count: its examples, read or not.
       names: of the examples, if they are listed of all, else of those read.
-      sizes: (height, width) of the pictures that could be read.
+      sizes: int [n, 2], height and width of the pictures that could be read.
       findings: sentences, each with a remedy.
     """
 
     split: str
     count: int
-    names: tuple[str, ...]
-    sizes: list[tuple[int, int]]
+    names: Sequence[str]
+    sizes: np.ndarray
     findings: list[str] = dataclasses.field(default_factory=list)
 
     def summary(self) -> str:
         """One line."""
-        heights, widths = zip(*self.sizes, strict=True) if self.sizes else ((0,), (0,))
-        return (
-            f"{self.split}: {self.count} pictures of {min(widths)}x{min(heights)} to "
-            f"{max(widths)}x{max(heights)} pixels, {self.details()}"
-        )
+        if len(self.sizes):
+            (top, left), (bottom, right) = self.sizes.min(axis=0), self.sizes.max(axis=0)
+            found = f"{self.count} pictures of {left}x{top} to {right}x{bottom} pixels"
+        elif self.count:
+            found = f"none of {self.count} pictures can be read"
+        else:
+            found = "no pictures"
+        return ", ".join(filter(None, [f"{self.split}: {found}", self.details()]))
 
     def details(self) -> str:
-        """The end of the summary."""
+        """The end of the summary; '' for none."""
         raise NotImplementedError
 
     def histogram(self) -> str:
-        """A line for each class or length that occurs."""
+        """A line for each class or length that occurs; '' for none."""
         raise NotImplementedError
 
 
 def read_examples(
-    source, indices: Sequence[int], note: Callable[[dict], Note], label: str
-) -> tuple[list[Note], list[UserError]]:
-    """Reads examples in several threads.
+    source, indices: Sequence[int], note: Callable[[dict], Note], label: str, broken: list[str]
+) -> Iterator[tuple[int, Note]]:
+    """Reads examples in several threads; pictures are held for a moment only.
 
     Args:
       source: of the examples.
       indices: which.
       note: what to keep of one.
       label: of the progress bar.
+      broken: gets what is wrong with those that cannot be read.
 
-    Returns:
-      What was kept of those that could be read, and the errors of the others.
+    Yields:
+      The index and what was kept of each that could be read, in order.
     """
 
-    def read(index: int) -> Note | UserError:
+    def read(index: int) -> tuple[Note | None, str]:
         try:
-            return note(source[index])
-        except UserError as error:
-            return error
+            return note(source[index]), ""
+        except UserError as error:  # as a text: the error itself would keep the picture's bytes
+            return None, str(error)
 
-    found = []
-    with progress_bar(len(indices), label=label, unit="picture") as bar, ThreadPoolExecutor() as p:
-        for result in p.map(read, indices):
-            found.append(result)
+    with (
+        progress_bar(len(indices), label=label, unit="picture") as bar,
+        ThreadPoolExecutor() as pool,
+    ):
+        results = in_order(pool, read, indices, _AHEAD)
+        for index, (result, wrong) in zip(indices, results, strict=True):
             bar.update()
-    broken = [result for result in found if isinstance(result, UserError)]
-    return [result for result in found if not isinstance(result, UserError)], broken
+            if wrong:
+                broken.append(wrong)
+            else:
+                yield index, result
 
 
-def evenly(count: int, wanted: int) -> list[int]:
+def evenly(count: int, wanted: int) -> Sequence[int]:
     """Some of `count` indices, spread evenly; all of them if no fewer are wanted."""
-    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist()
+    if wanted >= count:
+        return range(count)
+    return np.unique(np.linspace(0, count - 1, wanted).astype(int)).tolist()
 
 
-def common_findings(
-    dataset: Dataset, report: SplitReport, broken: Sequence[UserError]
-) -> list[str]:
+def common_findings(dataset: Dataset, report: SplitReport, broken: Sequence[str]) -> list[str]:
     """What may be wrong with any split: too few examples, repeated or unreadable ones."""
     findings = []
     published = dataset.splits[report.split]
@@ -100,20 +110,22 @@ def common_findings(
         )
     if twice := repeated(report.names):
         findings.append(f"split {report.split} lists {some(twice)} twice; mend the list")
-    findings += [str(error) for error in broken[:_SHOWN]]
-    if len(broken) > _SHOWN:
+    findings += broken[:SHOWN]
+    if len(broken) > SHOWN:
         findings.append(
-            f"split {report.split} has {len(broken) - _SHOWN} more examples that cannot be read"
+            f"split {report.split} has {len(broken) - SHOWN} more examples that cannot be read"
         )
     return findings
 
 
 def repeated(values: Sequence[str]) -> list[str]:
     """The values that occur more than once, sorted."""
-    return sorted(value for value, times in Counter(values).items() if times > 1)
+    # Sorted, for a table of millions of values takes many times as much memory.
+    return list(dict.fromkeys(a for a, b in itertools.pairwise(sorted(values)) if a == b))
 
 
-def some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + rest
+def some(names: Sequence[str], total: int | None = None) -> str:
+    """The first names, and how many more there are; of `total`, if some are left out already."""
+    total = len(names) if total is None else total
+    rest = f" and {total - SHOWN} more" if total > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + rest

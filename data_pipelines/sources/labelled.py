@@ -98,10 +98,10 @@ def decode_image(
       remedy: the end of the message.
 
     Raises:
-      UserError: the data are no image.
+      UserError: the data are no image, or one of more pixels than OpenCV reads.
     """
     flags = cv2.IMREAD_COLOR if oriented else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(data, flags) if data.size else None
+    image = _decode(data, flags)
     if image is None:
         raise UserError(f"cannot read the image {str(path)!r}; {remedy}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -124,15 +124,16 @@ def decode_label(data: np.ndarray, path: Path | str) -> np.ndarray:
       path: where it comes from, for the message.
 
     Raises:
-      UserError: the data are no image, or one in colour.
+      UserError: the data are no image, one in colour, or one of more pixels than PIL or OpenCV
+        read.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode in ("P", "1"):  # OpenCV would turn indices into colours
                 return np.asarray(image).astype(np.uint8)
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read the label {str(path)!r}; is it damaged?") from error
-    label = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    label = _decode(data, cv2.IMREAD_UNCHANGED)
     if label is None:
         raise UserError(f"cannot read the label {str(path)!r}; is it damaged?")
     if label.ndim != 2:
@@ -140,6 +141,14 @@ def decode_label(data: np.ndarray, path: Path | str) -> np.ndarray:
             f"the label {str(path)!r} is in colour; store class indices as a grey or palette PNG"
         )
     return label if label.dtype == np.uint8 else label.astype(np.int32)
+
+
+def _decode(data: np.ndarray, flags: int) -> np.ndarray | None:
+    """What OpenCV makes of a file; None where it refuses it, as it does with too many pixels."""
+    try:
+        return cv2.imdecode(data, flags)
+    except cv2.error:
+        return None
 
 
 def _read(path: Path | str) -> np.ndarray:

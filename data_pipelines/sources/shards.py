@@ -128,26 +128,33 @@ def find_shards(root: str, pattern: str) -> list[Path]:
     """Lists shards, in the order of their names.
 
     Args:
-      root: a folder, searched with its subfolders; or files by a pattern with `*`, `?` and
-        braces, as in 'data/{cc3m,cc12m}/{00000..00331}.tar'.
+      root: a folder, searched with its subfolders; or files and folders by a pattern with `*`,
+        `?` and braces, as in 'data/{cc3m,cc12m}/{00000..00331}.tar'.
       pattern: of the files in a folder, '*.tar'.
 
     Raises:
-      UserError: there are none, or one that is named does not exist.
+      UserError: there are none at one of the places that braces stand for.
     """
     found: list[Path] = []
     for place in expand_braces(root):
-        if Path(place).is_dir():
-            found += sorted(p for p in Path(place).rglob(pattern) if not p.name.startswith("."))
-        elif glob.has_magic(place):
-            found += map(Path, sorted(glob.glob(place, recursive=True)))
-        elif Path(place).is_file():
-            found.append(Path(place))
-        else:
+        matches = [place] if os.path.exists(place) else sorted(glob.glob(place, recursive=True))
+        if not matches and not glob.has_magic(place):
             raise UserError(f"no shards at {place!r}; check the path")
-    if not found:
-        raise UserError(f"no {pattern} in {root!r}; give the folder of the shards or a pattern")
+        # A pattern with ** matches a folder and also what is in it.
+        shards = dict.fromkeys(path for match in matches for path in _search(Path(match), pattern))
+        if not shards:
+            raise UserError(
+                f"no {pattern} in {place!r}; give the folder of the shards or a pattern"
+            )
+        found += shards
     return found
+
+
+def _search(place: Path, pattern: str) -> list[Path]:
+    """A file itself; of a folder the files that match, hidden ones apart."""
+    if not place.is_dir():
+        return [place]
+    return sorted(path for path in place.rglob(pattern) if not path.name.startswith("."))
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -182,13 +189,13 @@ def index_shards(paths: Sequence[Path], scan: Scan) -> list[Spans]:
     It lies beside the shards, or in the cache folder if nothing may be written there.
 
     Raises:
-      UserError: a shard is damaged.
+      UserError: a shard is missing or damaged.
     """
     stamps = {path: _stamp(path) for path in paths}
     known = {
         folder / name: entry
         for folder in {path.parent for path in paths}
-        for name, entry in _read_index(folder).items()
+        for name, entry in _read_index(folder, stamps).items()
     }
     changed = [path for path in stamps if path not in known or known[path].stamp != stamps[path]]
     try:
@@ -206,7 +213,10 @@ def index_shards(paths: Sequence[Path], scan: Scan) -> list[Spans]:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"cannot open the shard {str(path)!r} ({error.strerror})") from error
     return status.st_size, status.st_mtime_ns
 
 
@@ -247,17 +257,23 @@ def _index_files(folder: Path) -> tuple[Path, Path]:
     return folder / INDEX, cache_folder("shards") / f"{name}.npz"
 
 
-def _read_index(folder: Path) -> dict[str, _Entry]:
-    """The entries of a folder's index, by the name of the shard; none where it has no index."""
+def _read_index(folder: Path, stamps: Mapping[Path, tuple[int, int]]) -> dict[str, _Entry]:
+    """The entries of a folder's index, by the name of the shard; none where it has no index.
+
+    Both places count, for who may write beside the shards changes: an entry with the shard's
+    stamp is preferred, then one that lies beside them.
+    """
+    entries: dict[str, _Entry] = {}
     for path in _index_files(folder):
         try:
             with np.load(path, allow_pickle=False) as file:
-                if file["format"] == _FORMAT:
-                    return _entries(file)
+                found = _entries(file) if file["format"] == _FORMAT else {}
         # Missing or damaged: it is made anew.
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             continue
-    return {}
+        true = {name: e for name, e in found.items() if stamps.get(folder / name) == e.stamp}
+        entries = found | entries | true
+    return entries
 
 
 def _entries(file: Mapping[str, np.ndarray]) -> dict[str, _Entry]:

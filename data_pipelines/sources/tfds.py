@@ -79,11 +79,17 @@ class TfdsSource:
           features: the feature of each key: image, label, caption or captions, name; 'a/b' stands
             for b in a. None with a preset.
           labels: whose label values are stored: 'ade20k', 'cityscapes' or 'coco_stuff'; '' if
-            they are the classes themselves.
+            they are the classes themselves, and with a preset.
 
         Raises:
-          UserError: tfds or the prepared data set is missing; an unknown split, key or table.
+          UserError: tfds or the prepared data set is missing; an unknown split, key or table;
+            features or labels besides a preset.
         """
+        if dataset in PRESETS and (features or labels):
+            raise UserError(
+                f"{dataset!r} brings its own features and labels; leave them out, or give the data "
+                f"set as {PRESETS[dataset].dataset + '/<version>'!r}"
+            )
         preset = PRESETS.get(dataset, Preset(dataset, features or {}, labels))
         for key in preset.features:
             choice(key, KEYS, "the key")
@@ -115,7 +121,8 @@ class TfdsSource:
         found = {key: _feature(record, name, path) for key, name in self._features.items()}
         example = {"name": str(index), "path": path}
         if "name" in found:
-            example["name"] = found["name"].decode()
+            name = found["name"]
+            example["name"] = name.decode() if isinstance(name, bytes) else str(name)
         example["image"] = decode_image(np.frombuffer(found["image"], np.uint8), path)
         if "label" in found:
             label = decode_label(np.frombuffer(found["label"], np.uint8), path)

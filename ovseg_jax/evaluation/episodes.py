@@ -1,12 +1,13 @@
 """Episodes: pictures that ask for one class each, as few-shot and zero-shot folds list them.
 
-Where a system's scores are probabilities of a name alone, the pixels above a threshold are the
-foreground (Fusioner's rule); else the name competes with words for everything else, such as LSeg's
-"others". The classes that a batch asks for are data: one program serves all of them.
+Where a system's scores are probabilities of a name alone, the pixels above one half, or those that
+reach another threshold, are the foreground (Fusioner's rule); else the name competes with words for
+everything else, such as LSeg's "others". The classes that a batch asks for are data: one program
+serves all of them.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -65,8 +66,9 @@ def evaluate_episodes(
       examples: `image` uint8 [H, W, 3], `label` [H, W] (1 = the class, 0 = not, 255 = does not
         count) and `class_id`, from 0; those whose `valid` is False are left out.
       space: from `episode_space`.
-      protocol: windows and sizes; its threshold, one half if it has none, is that of systems whose
-        scores are probabilities.
+      protocol: windows and sizes. Where scores are probabilities, what reaches its threshold is
+        the class (without one: what exceeds one half); elsewhere neither its threshold nor its
+        rule about small areas, both made for pictures of many classes, applies.
       metrics: which of `EPISODE_READOUTS` gives the figures; '' = fusioner.
       batch_size: pictures that are predicted at once.
       report_images: how many of the first pictures to return; of the best and the worst a few.
@@ -83,7 +85,9 @@ def evaluate_episodes(
     metrics, readout = find_readout(metrics, EPISODE_READOUTS)
     system = model.system()
     alone = system.scores_are_probabilities
-    if alone and not protocol.threshold:
+    if not alone:
+        protocol = dataclasses.replace(protocol, threshold=0.0, area=0.0)
+    elif not protocol.threshold:
         protocol = dataclasses.replace(protocol, threshold=_ABOVE_HALF)
     together = batch_size if system.independent_names else 1
     words = _Words(vocabulary, together, with_background=not alone)
@@ -174,7 +178,7 @@ def _count(truth: jax.Array, predictions: jax.Array) -> dict[str, jax.Array]:
 
 
 def _sum(
-    found: Iterator[tuple[np.ndarray, dict]], classes: int, readout: EpisodeReadout
+    found: Iterable[tuple[np.ndarray, dict[str, jax.Array]]], classes: int, readout: EpisodeReadout
 ) -> few_shot.Counts:
     """Sums the counts of this process by class, int64 [C, 2] each."""
     total = few_shot.Counts(*np.zeros((2, classes, 2), np.int64))

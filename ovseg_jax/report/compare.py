@@ -15,7 +15,9 @@ _SUBJECT = ("system", "weights", "checkpoint")  # what is compared; the rest is 
 _PLACES = ("data.root",)  # a named data set may lie anywhere
 _GROUPS = ("retrieval", "zero_shot")
 _FIRST = [figure.key for figure in FIGURES]
-_COUNTS = ("images", "pictures")
+_COUNTS = ("images", "unreadable", "pictures")
+_ADDS = ("boundary",)  # figures of its own, and changes no other
+_NEUTRAL = {"oracle": "", "antialias": False}  # of results that are older than these fields
 _NAMED = 3  # differences that the refusal names
 _NOT_RECORDED = "not recorded"
 
@@ -80,6 +82,12 @@ def compare(paths: Sequence[str | Path], anyway: bool = False, classes: bool = F
         )
     parts = [figures_table(runs)]
     parts += [
+        f"{run.name}: {run.result['images']} pictures, {run.result['unreadable']} more could not "
+        "be read"
+        for run in runs
+        if "unreadable" in run.result
+    ]
+    parts += [
         f"warning of {run.name}: {run.result['warning']}" for run in runs if "warning" in run.result
     ]
     if classes:
@@ -131,8 +139,9 @@ def class_table(runs: Sequence[Run]) -> str:
 
 
 def _protocol(run: Run) -> dict[str, Any]:
-    fields = run.result["protocol"] | {"images": run.result["images"]}
-    flat = _flat({key: value for key, value in fields.items() if key not in _SUBJECT})
+    fields = _NEUTRAL | run.result["protocol"]
+    fields |= {"images": run.result["images"], "unreadable": run.result.get("unreadable", 0)}
+    flat = _flat({key: value for key, value in fields.items() if key not in _SUBJECT + _ADDS})
     return {key: value for key, value in flat if key not in _PLACES}
 
 

@@ -141,8 +141,11 @@ def _introduction(result: Mapping, unseen: set[str]) -> str:
     classes, protocol = result["IoU"], result.get("protocol", {})
     text = (
         f"{result['images']} pictures, {len(classes)} classes, {len(unseen & set(classes))} of "
-        "them without labels in training. Figures in percent"
+        "them without labels in training. "
     )
+    if "unreadable" in result:
+        text += f"{result['unreadable']} more pictures could not be read. "
+    text += "Figures in percent"
     for key, words in (("metrics", " by the rules of {}"), ("oracle", ", with the oracle '{}'")):
         if protocol.get(key):
             text += words.format(protocol[key])

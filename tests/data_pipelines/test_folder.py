@@ -1,5 +1,7 @@
 """A user's own folder: matching, decoding, and errors that name the file."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.labelled import read_label
+from data_pipelines.sources.labelled import decode_image, decode_label, read_label
 from ovseg_jax.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real_samples" / "voc_labelme"
@@ -138,6 +140,20 @@ def test_unreadable_files(folder, content):
         (folder / kind / "a.png").write_bytes(content)
         with pytest.raises(UserError, match=rf"{kind}.*a\.png"):
             source(folder)[0]
+
+
+def claiming(side: int) -> bytes:
+    """A small PNG whose header claims a large square."""
+    data = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", side, side) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def test_pictures_of_too_many_pixels(folder):
+    with pytest.raises(UserError, match="cannot read the image 'large'"):
+        decode_image(np.frombuffer(claiming(60_000), np.uint8), "large")
+    with pytest.raises(UserError, match="cannot read the label 'large'"):
+        decode_label(np.frombuffer(claiming(60_000), np.uint8), "large")
 
 
 def test_labels_that_do_not_fit(folder):

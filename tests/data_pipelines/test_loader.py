@@ -195,6 +195,20 @@ def test_skipped_files_count_nowhere_in_evaluation():
         assert sorted(ours.skipped) == [0, 10]
 
 
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_each_skipped_file_is_counted_by_one_host(hosts):
+    damaged = (3, 4, 5, 10)  # neighbours, and the one that fills up
+    for read in (lambda one: list(one.epoch()), lambda one: list(one.examples())):
+        ours = [
+            loader(Numbers(damaged=damaged), 6, shard=(host, hosts), unreadable="skip")
+            for host in range(hosts)
+        ]
+        parts = [part for one in ours for part in read(one)]
+        seen = [np.atleast_1d(part["number"])[np.atleast_1d(part["valid"])] for part in parts]
+        assert sorted(np.concatenate(seen).tolist()) == [0, 1, 2, 6, 7, 8, 9]
+        assert sorted(index for one in ours for index in one.skipped) == [*damaged]
+
+
 def test_a_data_set_of_damaged_files_is_an_error():
     with pytest.raises(UserError, match="none of the 11 examples from number 0 on"):
         next(loader(Numbers(damaged=range(11)), unreadable="skip").epoch())

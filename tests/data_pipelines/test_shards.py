@@ -5,6 +5,7 @@ import os
 import struct
 import sys
 import tarfile
+import weakref
 
 import cv2
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 
 from data_pipelines.datasets import DATASETS
 from data_pipelines.doctor import examine
+from data_pipelines.doctor.captions import examine_captions
 from data_pipelines.loader import Loader
 from data_pipelines.prepare.webdataset import pack
 from data_pipelines.sources import webdataset
 from data_pipelines.sources.shards import INDEX, expand_braces, find_shards
 from data_pipelines.sources.tfrecords import TFRecordSource, scan_tfrecord
 from data_pipelines.sources.webdataset import WebDatasetSource, scan_tar
+from ovseg_jax.cli import main
 from ovseg_jax.errors import UserError
 
 
@@ -146,6 +149,23 @@ def test_an_index_of_a_folder_that_may_not_be_written_is_kept_elsewhere(
     assert len(list((tmp_path / "cache" / "ovseg_jax" / "shards").iterdir())) == 1
 
 
+def test_the_index_that_is_true_counts_wherever_it_lies(tmp_path, scans, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shards = tmp_path / "shards"
+    write_shards(shards, (2, 1))
+    WebDatasetSource(str(shards))
+    kept = tmp_path / "kept"
+    (shards / INDEX).rename(kept)
+    (shards / INDEX).mkdir()  # one of these shards changes while nothing may be written here
+    (shards / "00001.tar").write_bytes(pack(sample("new", 99) + sample("newer", 98)))
+    WebDatasetSource(str(shards / "00001.tar"))
+    (shards / INDEX).rmdir()
+    kept.rename(shards / INDEX)
+    del scans[:]
+    assert values(WebDatasetSource(str(shards))) == [0, 1, 99, 98]
+    assert scans == []
+
+
 @pytest.mark.parametrize("left", [0.97, 0.6, 0.3])
 def test_a_truncated_shard_is_named(tmp_path, scans, left):
     write_shards(tmp_path, (2, 30, 2))
@@ -207,6 +227,20 @@ def test_patterns(tmp_path):
         find_shards(f"{tmp_path}/one/{{00000..00002}}.tar", "*.tar")
     with pytest.raises(UserError, match=r"no \*\.tar in .*; give the folder"):
         find_shards(str(tmp_path / "one" / "*.tgz"), "*.tar")
+    with pytest.raises(UserError, match=r"no \*\.tar in '.*/one/1\*\.tar'; give the folder"):
+        find_shards(f"{tmp_path}/{{two,one/1*.tar}}", "*.tar")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no \*\.tar in '.*/empty'; give the folder"):
+        find_shards(f"{tmp_path}/{{one,empty}}", "*.tar")
+    assert len(find_shards(f"{tmp_path}/*o*", "*.tar")) == 4  # one and two
+    assert len(find_shards(f"{tmp_path}/**", "*.tar")) == 4
+
+
+def test_a_shard_that_leads_nowhere_is_named(tmp_path):
+    write_shards(tmp_path, (1,))
+    (tmp_path / "00001.tar").symlink_to(tmp_path / "gone.tar")
+    with pytest.raises(UserError, match=r"cannot open the shard '.*00001\.tar' \(No such file"):
+        WebDatasetSource(str(tmp_path))
 
 
 def read_steps(folder, batch_size, steps, **options) -> np.ndarray:
@@ -246,6 +280,64 @@ def test_the_doctor_finds_what_spoils_captions(tmp_path):
     assert "repeats captions ('thumbnail' 2 times)" in text
     assert "0.tar/e.png'; remove it" in text
     assert len(report.findings) == 6
+
+
+def test_the_doctor_of_shards_without_a_picture(tmp_path, capsys):
+    (tmp_path / "0.tar").write_bytes(pack([("a.txt", b"failed"), ("b.txt", b"failed")]))
+    arguments = ["doctor", "cc12m", "--data", str(tmp_path), "--output", str(tmp_path / "seen")]
+    assert main(arguments) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == (
+        "train: no pictures, 2 more samples lack picture or caption and are left out"
+    )
+    assert printed[1].startswith("pictures in") and not (tmp_path / "seen").exists()
+    assert printed[2].startswith("- split train has 0 pictures, published are")
+
+
+def test_the_doctor_of_damaged_pictures_only(tmp_path, capsys):
+    (tmp_path / "0.tar").write_bytes(pack([("a.jpg", b"no picture"), ("a.txt", b"failed")]))
+    assert main(["doctor", "cc12m", "--data", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "train: none of 1 pictures can be read" and printed[1].startswith("- ")
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_the_doctor_reads_one_picture_at_least(tmp_path, limit):
+    write_shards(tmp_path, (1,))
+    with pytest.raises(UserError, match=f"a limit of {limit} examples reads none; give 1 or more"):
+        examine(DATASETS["cc12m"], str(tmp_path), limit=limit)
+
+
+class ManyCaptions:
+    """Small pictures with captions; counts those that are made and not yet let go."""
+
+    def __init__(self, count):
+        self.count, self.held, self.most = count, weakref.WeakValueDictionary(), 0
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        image = np.full((2, 2, 3), index, np.int64)
+        self.held[index] = image
+        self.most = max(self.most, len(self.held))
+        return {"image": image, "caption": f"of {index // 500}", "name": str(index)}
+
+
+def test_the_doctor_names_few_of_many_equal_pictures(tmp_path):
+    members = [member for key in "abcde" for member in sample(key, 1, key)]
+    (tmp_path / "0.tar").write_bytes(pack(members))
+    (report,) = examine(DATASETS["cc12m"], str(tmp_path))
+    assert "1 pictures more than once (a = b = c = …)" in report.findings[-1]
+
+
+def test_the_doctor_holds_few_pictures_and_names_frequent_captions():
+    source = ManyCaptions(2000)
+    report = examine_captions(DATASETS["cc12m"], source, "train")
+    assert source.most < 500 and report.count == len(report.names) == 2000
+    assert report.summary().startswith("train: 2000 pictures of 2x2 to 2x2 pixels, 1.0 captions")
+    repeated = "('of 0' 500 times, 'of 1' 500 times, 'of 2' 500 times and 1 more)"
+    assert len(report.findings) == 2 and repeated in report.findings[1]
 
 
 def frame(data: bytes) -> bytes:

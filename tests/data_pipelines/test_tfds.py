@@ -2,6 +2,7 @@
 
 import sys
 
+import cv2
 import numpy as np
 import pytest
 
@@ -97,6 +98,23 @@ def test_a_mapping_of_ones_own(prepared):
     features = {"image": "image", "label": "annotation"}
     plain = TfdsSource("scene_parse150/1.0.0", str(prepared), features=features)[0]
     np.testing.assert_array_equal(plain["label"][:, 0], [0, 0, 150, 150])
+
+
+def test_names_may_be_numbers(tmp_path, monkeypatch):
+    folder = tmp_path / "my_set" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "features.json").touch()
+    picture = cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes()
+    records = [{"image": picture, "id": np.int64(7)}, {"image": picture, "id": "seven"}]
+    monkeypatch.setattr("data_pipelines.sources.tfds.open_records", lambda *_: records)
+    source = TfdsSource("my_set", str(tmp_path), features={"image": "image", "name": "id"})
+    assert [example["name"] for example in source] == ["7", "seven"]
+
+
+@pytest.mark.parametrize("more", [{"features": {"image": "picture"}}, {"labels": "ade20k"}])
+def test_a_preset_takes_no_features(more, tmp_path):
+    with pytest.raises(UserError, match=r"brings its own features .*'scene_parse150/<version>'"):
+        TfdsSource("scene_parse150", str(tmp_path), **more)
 
 
 def test_mistakes(prepared):

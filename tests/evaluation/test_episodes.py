@@ -1,5 +1,6 @@
 """Episodes, by systems of both kinds, against counts of single pictures."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -155,6 +156,14 @@ def test_one_half_is_background_unless_it_is_the_threshold():
     assert run(Undecided, protocol=Protocol(threshold=0.6))[0]["IoU"]["red"] == 0
 
 
+def test_rules_for_probabilities_do_not_touch_other_scores():
+    protocol = Protocol(threshold=0.99, area=0.5)
+    result, _ = run(protocol=protocol)
+    assert json.dumps(result) == json.dumps(run()[0])
+    assert result["protocol"]["threshold"] == result["protocol"]["area"] == 0
+    assert run(OneByOne, single(vocabulary()), protocol)[0]["protocol"]["area"] == 0.5
+
+
 def test_one_program_serves_all_classes():
     red, blue = ([e for e in episodes() if e["class_id"] == k] for k in (0, 2))
     run(examples=red)
@@ -180,6 +189,11 @@ def test_a_trained_model_on_episodes(name, tiny_run, tmp_path):
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     result = evaluate_run(config, run)
     asked = len(result["IoU"])
+    if name == "pascal5i_1":
+        config.eval.metrics = "hsnet"
+        evaluate_run(config, run)
+        assert (run / f"result_{name}_hsnet.json").is_file()
+        assert "fusioner" in (run / f"result_{name}.json").read_text()
     assert asked == {"pascal5i_1": 5, "coco20i_3": 20, "fss1000": 240}[name]
     assert 0 <= result["mIoU"] <= 100 and 0 <= result["FB-IoU"] <= 100
     assert result["protocol"]["threshold"] == pytest.approx(0.5)  # ZegCLIP's are probabilities
@@ -206,6 +220,7 @@ def test_each_protocol_has_its_lists(tmp_path):
         (dict(eval__metrics="mmseg"), "'mmseg' are for pictures that are labelled"),
         (dict(eval__oracle="masks"), "oracles and Boundary IoU need pictures"),
         (dict(eval__boundary=0.02), "oracles and Boundary IoU need pictures"),
+        (dict(eval__background_words=()), r"config\.eval\.background_words is empty"),
     ],
 )
 def test_mistakes_are_found_before_a_model_is_at_work(overrides, message, tmp_path):

@@ -91,6 +91,26 @@ def test_unlike_protocols_are_refused(tmp_path):
     assert "images: 7 against 8" in text
 
 
+def test_unreadable_pictures_are_a_count(tmp_path):
+    a, b = saved(tmp_path, run("a")), saved(tmp_path, run("b", unreadable=2))
+    with pytest.raises(UserError, match="unreadable: 0 against 2"):
+        compare([a, b])
+    text = compare([a, b], anyway=True)
+    assert f"{b}: 7 pictures, 2 more could not be read" in text
+    assert figures_table([read_run(b)] * 2).split("\n")[0].split() == ["run", "mIoU"]
+
+
+def test_boundaries_and_fields_that_older_results_lack_do_not_differ():
+    new = PROTOCOL | {"antialias": False, "boundary": 0.02}
+    old = {key: value for key, value in PROTOCOL.items() if key != "oracle"}
+    assert differences(run("a", new), run("b", old)) == []
+    changed = new | {"antialias": True, "oracle": "masks"}
+    assert differences(run("a", old), run("b", changed)) == [
+        "oracle: '' against 'masks'",
+        "antialias: False against True",
+    ]
+
+
 def test_runs_of_one_protocol(tmp_path):
     a, b = saved(tmp_path, run("a")), saved(tmp_path, run("b", mIoU=42.0, warning="nobody knows"))
     text = compare([a, b / "result.json"], classes=True)

@@ -47,6 +47,12 @@ class Balance(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_the_page_says_what_could_not_be_read(tmp_path):
+    page = write_report(tmp_path, RESULT | {"unreadable": 2}, {}, NAMES)
+    assert "2 more pictures could not be read. Figures in percent" in page.read_text()
+    assert "could not" not in write_report(tmp_path, RESULT, {}, NAMES).read_text()
+
+
 def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
     page = write_report(
         tmp_path / "report", RESULT, {"Pictures": [example()]}, NAMES, unseen=[2], title="A & B"
