@@ -86,11 +86,6 @@ def name_scores(
     return ensemble(query_probabilities(query_logits, real), region, seen, weight)
 
 
-def pixel_scores(scores: jax.Array, masks: jax.Array) -> jax.Array:
-    """Sums masks by their scores: [..., Q, N] and [..., Q, h, w] -> [..., h, w, N]."""
-    return jnp.einsum("...qn,...qhw->...hwn", scores, masks, precision=jax.lax.Precision.HIGHEST)
-
-
 def mask_overlaps(masks: jax.Array, truth: jax.Array) -> jax.Array:
     """Intersection over union, float32 [Q, K], of bool masks [Q, h, w] and [K, h, w]; 0/0 is 0."""
     ours, theirs = (m.reshape(len(m), -1).astype(jnp.float32) for m in (masks, truth))

@@ -7,12 +7,8 @@ Cheng et al., "Per-Pixel Classification is Not All You Need for Semantic Segment
 import jax
 import jax.numpy as jnp
 
+from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.ops.resize import apply_matrices, interpolation_matrix, resize, traced_matrices
-
-
-def class_probabilities(logits: jax.Array) -> jax.Array:
-    """Logits [..., C + 1], the last one of 'no object' -> probabilities of the classes [..., C]."""
-    return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)[..., :-1]
 
 
 def semantic_map(scores: jax.Array, masks: jax.Array, shape: tuple[int, int]) -> jax.Array:
@@ -70,5 +66,4 @@ def original_semantic_map(
 
 def _weigh(scores: jax.Array, masks: jax.Array) -> jax.Array:
     """Scores [B, Q, C] and mask logits [B, H, W, Q] -> [B, H, W, C]."""
-    weights = jax.nn.sigmoid(masks.astype(jnp.float32))
-    return jnp.einsum("bhwq,bqc->bhwc", weights, scores)
+    return Mixture(jax.nn.sigmoid(masks.astype(jnp.float32)), scores).scores()

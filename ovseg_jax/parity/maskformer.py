@@ -25,11 +25,12 @@ from ovseg_jax.losses.matching import TermWeights
 from ovseg_jax.losses.set_criterion import set_losses
 from ovseg_jax.networks.detr import LayerConfig
 from ovseg_jax.networks.layers import Linear
+from ovseg_jax.networks.mask_scores import query_probabilities
 from ovseg_jax.networks.maskformer import MaskFormer, Predictor, QueryOutputs
 from ovseg_jax.networks.pixel_decoder import PixelDecoder
 from ovseg_jax.networks.positions import sine_positions
 from ovseg_jax.ops.images import normalize
-from ovseg_jax.ops.semantic_maps import class_probabilities, original_semantic_map
+from ovseg_jax.ops.semantic_maps import original_semantic_map
 from ovseg_jax.params import Flat, merge_model
 from ovseg_jax.parity.maskformer_losses import load_targets
 from ovseg_jax.parity.model import gradients, load_model, names, tensors, to_nchw, to_nhwc
@@ -232,7 +233,8 @@ def compare_full(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
         model = merge_model(graphdef, params)
         maps = model.backbone(image)
         outputs = model.decode(maps)
-        scores = class_probabilities(outputs.classes[-1])
+        logits = outputs.classes[-1]
+        scores = query_probabilities(logits, jnp.ones(logits.shape[-1] - 1, bool))
         return (
             maps[-1],
             outputs,

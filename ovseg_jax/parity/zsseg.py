@@ -12,7 +12,6 @@ from ovseg_jax.convert.name_map import NameMap, linear, prefixed, rule
 from ovseg_jax.convert.zsseg import (
     PROMPT_MAP,
     QUERY_ADAPTER,
-    REGION_ADAPTER,
     adapter_dropped,
     adapter_rules,
 )
@@ -20,19 +19,14 @@ from ovseg_jax.metrics.confusion import confusion_matrix
 from ovseg_jax.networks.clip import CLIPConfig, TextConfig, VisionTransformer, ViTConfig
 from ovseg_jax.networks.clip_resnet import AttentionPool
 from ovseg_jax.networks.mask_scores import (
-    cosine_logits,
     mask_overlaps,
-    name_scores,
     oracle_scores,
-    pixel_scores,
     pseudo_labels,
-    query_probabilities,
-    with_no_object,
 )
 from ovseg_jax.networks.positions import resize_positions
 from ovseg_jax.ops.images import normalize
+from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.ops.regions import cut_region, cut_regions, expand_boxes, mask_boxes
-from ovseg_jax.ops.resize import resize
 from ovseg_jax.params import merge_model
 from ovseg_jax.parity.model import gradients, load_model, names, tensors, to_nchw, to_nhwc
 from ovseg_jax.parity.runner import Arrays, Quantity, exact, gradient, loss, output
@@ -269,9 +263,10 @@ def compare_oracle(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     masks = jax.nn.sigmoid(jnp.asarray(arrays["in/mask_logits"]))
     overlaps = mask_overlaps(masks > 0.5, jnp.asarray(arrays["in/gt_masks"]) > 0)
     scores = oracle_scores(overlaps, jnp.asarray(arrays["in/gt_classes"]), meta["num_classes"])
+    maps = Mixture(masks.transpose(1, 2, 0)[None], scores[None]).scores()
     return {
         "out/iou": output(overlaps),
-        "out/sem_seg": output(pixel_scores(scores, masks).transpose(2, 0, 1)),
+        "out/sem_seg": output(maps[0].transpose(2, 0, 1)),
     }
 
 
@@ -289,61 +284,3 @@ def compare_pseudo_labels(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
             f"out/conf_matrix_{number}": exact(confusion_matrix(truth, labels, count, -1).T),
         }
     return quantities
-
-
-def compare_scores(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
-    """From recorded masks and embeddings of queries to the maps: what follows MaskFormer.
-
-    Of several pictures and variants of the ensemble.
-    """
-    theirs = {
-        name: array
-        for name, array in recorded_tensors(arrays).items()
-        if name.startswith(f"{QUERY_ADAPTER}clip_model.")
-    }
-    config = ClipSystemConfig(adapter_config(theirs, meta["clip"], f"{QUERY_ADAPTER}clip_model."))
-    system = merge_model(
-        *load_model(lambda rngs: ClipSystem(config, rngs=rngs), PROMPT_MAP, theirs)
-    )
-
-    def matrix(tokens, adapter):
-        tokens = jnp.asarray(arrays[tokens], jnp.int32).swapaxes(0, 1)  # [n, P, L]
-        no_object = jnp.asarray(arrays[f"param/{adapter}non_object_embedding"])
-        return with_no_object(system.encode_vocabulary(tokens), no_object)
-
-    text = region_text = matrix("in/tokens", QUERY_ADAPTER)
-    quantities = {"out/text_features_with_noobj": output(text)}
-    if meta["separate_region_adapter"]:
-        region_text = matrix("in/region_tokens", REGION_ADAPTER)
-        quantities["out/region_text_features_with_noobj"] = output(region_text)
-    for picture in names(arrays, "in/image_"):
-        masks = jnp.asarray(arrays[f"out/mask_prob_{picture}"])
-        image = normalize(arrays[f"in/image_{picture}"].transpose(1, 2, 0), CLIP_MEAN, CLIP_STD)
-        inside = masks > meta["mask_thr"]
-        boxes, valid = mask_boxes(inside)
-        regions = cut_regions(image, inside, boxes, REGION_SIZE, jnp.zeros(3))
-        region_logits = cosine_logits(system.clip.encode_image(regions), region_text)
-        query_logits = cosine_logits(jnp.asarray(arrays[f"out/class_embedding_{picture}"]), text)
-        quantities |= {
-            f"out/valid_{picture}": exact(valid),
-            f"out/clip_logits_{picture}": output(region_logits[valid]),
-        }
-        for number, variant in enumerate(meta["variants"]):
-            scores = _variant_scores(query_logits, region_logits, valid, meta, variant)
-            shape = tuple(arrays[f"in/out_hw_{picture}"].tolist())
-            maps = resize(pixel_scores(scores, masks), shape)
-            removed = variant["clip_ensemble"] and variant["clip_ensemble_weight"] <= 0
-            quantities |= {
-                f"out/v{number}_{picture}_final_cls": output(scores[valid] if removed else scores),
-                f"out/v{number}_{picture}_sem_seg": output(maps.transpose(2, 0, 1)),
-            }
-    return quantities
-
-
-def _variant_scores(query_logits, region_logits, valid, meta, variant) -> jax.Array:
-    real = jnp.ones(query_logits.shape[-1] - 1, bool)
-    if not variant["clip_ensemble"]:
-        return query_probabilities(query_logits, real)
-    seen = jnp.asarray(meta["trainable_flag"], bool) & variant["dataset_has_trainable_flag"]
-    weight = variant["clip_ensemble_weight"]
-    return name_scores(query_logits, region_logits, valid, seen, real, weight)

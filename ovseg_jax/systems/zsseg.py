@@ -24,7 +24,6 @@ from ovseg_jax.networks.layers import normal
 from ovseg_jax.networks.mask_scores import (
     cosine_logits,
     name_scores,
-    pixel_scores,
     query_probabilities,
     with_no_object,
 )
@@ -335,8 +334,8 @@ class ZSSeg(System):
 
     def dense_features(self, features: Proposals, shape: tuple[int, int]) -> jax.Array:
         """Embeddings of queries, weighted by their masks, [B, h, w, E]."""
-        masks = jax.nn.sigmoid(features.masks)
-        return normalize(pixel_scores(normalize(features.queries), masks))
+        masks = jax.nn.sigmoid(features.masks).transpose(0, 2, 3, 1)  # [B, h, w, Q]
+        return normalize(Mixture(masks, normalize(features.queries)).scores())
 
 
 def targets(classes: jax.Array, vocabulary: Vocabulary) -> tuple[jax.Array, jax.Array]:

@@ -17,7 +17,6 @@ from ovseg_jax.inference import (
 )
 from ovseg_jax.networks.clip import CLIPConfig, TextConfig, ViTConfig
 from ovseg_jax.networks.detr import LayerConfig
-from ovseg_jax.networks.mask_scores import pixel_scores
 from ovseg_jax.networks.maskformer import MaskFormerConfig, PredictorConfig
 from ovseg_jax.networks.pixel_decoder import PixelDecoderConfig
 from ovseg_jax.networks.resnet import ResNetConfig
@@ -104,7 +103,7 @@ def test_without_regions_the_scores_are_those_of_the_queries(system):
 
 def decode_at_once(system, features, vocabulary, shape, sizes=None):
     masks = system._probabilities(features.masks, shape)
-    return pixel_scores(system.scores(features, vocabulary), masks)
+    return jnp.einsum("bqn,bqhw->bhwn", system.scores(features, vocabulary), masks)
 
 
 @pytest.mark.parametrize(
@@ -130,5 +129,5 @@ def test_maps_are_added_up_after_resizing_and_nothing_changes(system, protocol, 
         shown = np.index_exp[index, :height, :width]
         np.testing.assert_allclose(late[1][shown], early[1][shown], atol=1e-5)
         assert np.mean(np.asarray(late[0])[shown] == np.asarray(early[0])[shown]) >= 0.9999
-    assert len(np.unique(late[0])) > 1
+    assert np.ptp(np.asarray(late[1])[0, :70, :90, 0]) > 0  # or equal maps would prove nothing
     compiled_segment.clear_cache()
