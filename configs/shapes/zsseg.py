@@ -14,7 +14,7 @@ Departures from the published recipe, besides the sizes:
   divide by the size of the gradient, so to clip its norm at 0.01, which is below that of any step
   (20 to 60 here), would only weigh all steps alike; 1.0 is kept, as in the other recipes here.
 * Pixels of unseen classes are left out of the mask losses. Here every pixel is labelled: as
-  negatives they teach that nothing is to be proposed where an unseen class stands.
+  negatives they teach that nothing is to be proposed where the unseen ground is.
 * Regions are enlarged to 64 pixels, at which the small CLIP tells them best, and the ensemble
   trusts queries and regions alike: in so few steps queries learn masks, but hardly names.
 """
