@@ -5,7 +5,7 @@ image-text model.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,11 @@ from ovseg_jax.report.gallery import Example
 from ovseg_jax.report.html import write_report
 from ovseg_jax.text.label_space import load_label_space
 from ovseg_jax.text.templates import load_templates
+from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.checkpoints import choose_step
 from ovseg_jax.training.logs import say
+
+Words = Callable[[], Vocabulary]  # all classes of the config
 
 
 def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "latest") -> dict:
@@ -133,7 +136,10 @@ def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, dict[str, li
     """
     loader = _create_loader(config)
     _check(config, loader)
-    measure = _evaluate_episodes if _has_episodes(loader) else _evaluate_pixels
+    # Encoded once, for whichever of the figures need it.
+    words = functools.cache(functools.partial(models.create_vocabulary, config, model, "all"))
+    episodes = _has_episodes(loader)
+    measure = _evaluate_episodes if episodes else functools.partial(_evaluate_pixels, words)
     result, shown = measure(
         config,
         model,
@@ -144,7 +150,7 @@ def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, dict[str, li
         report_images=config.eval.report_images,
         total=len(loader.source),
     )
-    figures, skipped = _evaluate_whole_pictures(config, model)
+    figures, skipped = _evaluate_whole_pictures(words, config, model)
     if unreadable := int(over_processes(np.array(len(loader.skipped)))) + skipped:
         result["unreadable"] = unreadable
     result |= figures
@@ -168,10 +174,12 @@ def _has_episodes(loader) -> bool:
     return isinstance(loader.source, ClassMasks)
 
 
-def _evaluate_pixels(config: ConfigDict, model: Model, loader, protocol: Protocol, **options: Any):
+def _evaluate_pixels(
+    words: Words, config: ConfigDict, model: Model, loader, protocol: Protocol, **options: Any
+):
     return evaluate_segmentation(
         model,
-        models.create_vocabulary(config, model, "all"),
+        words(),
         loader.examples(),
         load_label_space(config.vocabulary.label_space),
         protocol,
@@ -190,7 +198,7 @@ def _evaluate_episodes(
     return evaluate_episodes(model, vocabulary, loader.examples(), space, protocol, **options)
 
 
-def _evaluate_whole_pictures(config: ConfigDict, model: Model) -> tuple[dict, int]:
+def _evaluate_whole_pictures(words: Words, config: ConfigDict, model: Model) -> tuple[dict, int]:
     """The figures `retrieval`, `zero_shot` and `regions`, where the config has data for them.
 
     Returns:
@@ -213,16 +221,14 @@ def _evaluate_whole_pictures(config: ConfigDict, model: Model) -> tuple[dict, in
         skipped += len(pairs.skipped)
     if "zero_shot" in config.data:
         objects = load(config.data.zero_shot)
-        vocabulary = models.create_vocabulary(config, model, "all")
         unseen = load_label_space(config.vocabulary.label_space).unseen
-        found = evaluate_zero_shot(encode_image, vocabulary, objects.epoch(), unseen)
+        found = evaluate_zero_shot(encode_image, words(), objects.epoch(), unseen)
         result["zero_shot"] = found
         skipped += len(objects.skipped)
     if "regions" in config.data:
         regions = load(config.data.regions, shard=None)
-        vocabulary = models.create_vocabulary(config, model, "all")
-        counts = count_regions(model, vocabulary, regions.epoch())
+        counts = count_regions(model, words(), regions.epoch())
         counts = jax.tree.map(over_processes, counts)
-        result["regions"] = region_figures(counts, np.asarray(vocabulary.seen))
+        result["regions"] = region_figures(counts, np.asarray(words().seen))
         skipped += int(over_processes(np.array(len(regions.skipped))))
     return result, skipped

@@ -5,7 +5,6 @@ pictures with all names, and training starts again on these labels.
 """
 
 import functools
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
+from data_pipelines.prepare.images import encode
 from ovseg_jax import models
 from ovseg_jax.errors import UserError
 from ovseg_jax.evaluation.loop import Batch, Judgement, judge_pictures
@@ -67,17 +66,17 @@ def label_training_pictures(
     seen = jnp.asarray(np.isin(np.arange(classes), space.seen))
     options = dict(threshold=threshold, prior=prior, ignore_label=space.ignore_label)
     label = jax.jit(jax.vmap(functools.partial(pseudo_labels, **options), in_axes=(0, 0, None)))
+    count = jax.jit(confusion_matrix, static_argnums=(2, 3))
     counts = ConfusionState(classes)
 
     def judge(batch: Batch) -> Judgement:
         _, scores = segment_canvases(model, vocabulary, batch.canvases, protocol, with_scores=True)
         labels = label(scores[..., :classes], batch.truth, seen)
-        counts.update(_count(batch.truth, labels, classes, space.ignore_label), labels.size)
-        for example, canvas, new in zip(
-            batch.examples, batch.canvases, np.asarray(labels), strict=False
-        ):
+        counts.update(count(batch.truth, labels, classes, space.ignore_label), labels.size)
+        stored = np.asarray(jnp.where(labels < classes, labels, _REJECTED), np.uint8)
+        for example, canvas, new in zip(batch.examples, batch.canvases, stored, strict=False):
             height, width = canvas.original_size
-            atomic_write(_place(folder, example), _png(new[:height, :width], classes))
+            atomic_write(_place(folder, example), encode(new[:height, :width], ".png"))
         return Judgement(labels, jnp.full(len(labels), jnp.nan))
 
     with_labels = ConfigDict(dict(source=config.data.train.source, transforms=()))
@@ -100,21 +99,9 @@ def label_training_pictures(
     return means | {"pictures": pictures}
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _count(truth: jax.Array, labels: jax.Array, classes: int, ignore_label: int) -> jax.Array:
-    return confusion_matrix(truth, labels, classes, ignore_label)
-
-
 def _place(folder: Path, example: Mapping) -> Path:
     return folder / f"{example['name']}.png"
 
 
 def _without_label(examples: Iterator[Mapping], folder: Path) -> Iterator[Mapping]:
     return (example for example in examples if not _place(folder, example).exists())
-
-
-def _png(label: np.ndarray, classes: int) -> bytes:
-    stored = np.where(label < classes, label, _REJECTED).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(stored).save(buffer, format="PNG")
-    return buffer.getvalue()

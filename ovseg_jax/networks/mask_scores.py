@@ -43,6 +43,15 @@ def region_probabilities(logits: jax.Array, valid: jax.Array, real: jax.Array) -
     return jnp.where(valid[..., None], probabilities, 1.0)
 
 
+def trained_on(seen: jax.Array, real: jax.Array) -> jax.Array:
+    """Names that count as trained on in the ensemble, bool [N].
+
+    Where no name is unseen none does: a vocabulary that tells nothing about training is another one
+    than that of training.
+    """
+    return seen & (real & ~seen).any()
+
+
 def ensemble(query: jax.Array, region: jax.Array, seen: jax.Array, weight: float) -> jax.Array:
     """Geometric mix that trusts queries for seen names and regions for the others.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -24,11 +25,13 @@ from ovseg_jax.networks.clip import (
     normalize,
 )
 from ovseg_jax.networks.clip_resnet import ResNetConfig
+from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD
 from ovseg_jax.systems.system import System, spread
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
 MAX_LOGIT_SCALE = 100.0
+CLIP_BLACK = -np.float32(CLIP_MEAN) / np.float32(CLIP_STD)  # a black pixel, normalised
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,12 @@ class ClipSystem(System):
         """All parameters train; gains, biases and tables do not decay (paper, section 2.5)."""
         undecayed = r"(bias|scale|logit_scale|positions|class_token)$"
         return (ParamGroup(undecayed, weight_decay=0.0), ParamGroup(""))
+
+
+def as_clip_reads(image: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """Pictures [..., 3] that were normalised by these statistics, by CLIP's instead."""
+    pixels = image * np.float32(std) + np.float32(mean)
+    return pixels / np.float32(CLIP_STD) + CLIP_BLACK
 
 
 def clip_config(config: ConfigDict) -> CLIPConfig:

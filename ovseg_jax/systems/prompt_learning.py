@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ovseg_jax.errors import UserError, nearest
+from ovseg_jax.errors import UserError
 from ovseg_jax.networks.clip import CLIPConfig, encode_prompts
 from ovseg_jax.networks.mask_scores import cosine_logits
 from ovseg_jax.networks.prompts import FULL_STOP, LearnedPrompt
 from ovseg_jax.pictures import CLIP_MEAN
 from ovseg_jax.systems.clip import ClipSystem, ClipSystemConfig, clip_config
+from ovseg_jax.systems.system import read_settings
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -116,12 +117,6 @@ def create(config: ConfigDict, rngs: nnx.Rngs) -> PromptLearning:
         `PromptLearningConfig`; `dtype` is the compute type.
       rngs: for the initial parameters.
     """
-    fields = {key: value for key, value in config.system.items() if key not in ("name", "clip")}
-    known = {field.name for field in dataclasses.fields(PromptLearningConfig)}
-    for field in fields:
-        if field not in known:
-            raise UserError(
-                f"prompt_learning has no field config.system.{field}; {nearest(field, known)}."
-            )
+    fields = read_settings(config, PromptLearningConfig)
     settings = PromptLearningConfig(clip=clip_config(config.system.clip), **fields)
     return PromptLearning(settings, rngs=rngs, dtype=jnp.dtype(config.dtype))

@@ -1,11 +1,15 @@
 """What the loops ask of a system; CONTRIBUTING.md tells how each system answers."""
 
+import dataclasses
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from ml_collections import ConfigDict
 
+from ovseg_jax.errors import UserError, nearest
 from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.ops.resize import resize, resize_traced
 from ovseg_jax.text.vocabulary import Vocabulary
@@ -131,6 +135,29 @@ class System(nnx.Module):
     def predict(self, image: jax.Array, vocabulary: Vocabulary) -> jax.Array:
         """Both steps: normalised pictures float32 [B, H, W, 3] -> scores [B, H, W, N]."""
         return self.decode(self.encode(image), vocabulary, image.shape[1:3])
+
+
+def read_settings(
+    config: ConfigDict, settings: type, parts: Collection[str] = ("name", "clip")
+) -> dict[str, Any]:
+    """The fields of `config.system` that are plain settings, by name.
+
+    Args:
+        config: of the run.
+        settings: dataclass of the system's settings.
+        parts: fields that are read apart.
+
+    Raises:
+        UserError: a field that the dataclass lacks; names the nearest.
+    """
+    fields = {key: value for key, value in config.system.items() if key not in parts}
+    known = [field.name for field in dataclasses.fields(settings)]
+    for field in fields:
+        if field not in known:
+            raise UserError(
+                f"{config.system.name} has no field config.system.{field}; {nearest(field, known)}"
+            )
+    return fields
 
 
 def spread(scores: jax.Array, shape: tuple[int, int], sizes: jax.Array | None = None) -> jax.Array:

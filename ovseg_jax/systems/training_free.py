@@ -26,7 +26,7 @@ from ovseg_jax.networks.vit import DinoConfig
 from ovseg_jax.ops.resize import resize
 from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from ovseg_jax.systems.clip import clip_config
-from ovseg_jax.systems.system import System, spread
+from ovseg_jax.systems.system import System, read_settings, spread
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -196,13 +196,7 @@ def create(config: ConfigDict, rngs: nnx.Rngs) -> TrainingFree:
     Raises:
       UserError: an unknown field, method or option.
     """
-    fields = {key: value for key, value in config.system.items() if key not in ("name", "clip")}
-    known = {field.name for field in dataclasses.fields(TrainingFreeConfig)}
-    if unknown := sorted(set(fields) - known):
-        raise UserError(
-            f"training_free has no field config.system.{unknown[0]}; it has "
-            f"{', '.join(sorted(known))}."
-        )
+    fields = read_settings(config, TrainingFreeConfig)
     proxy = fields.pop("proxy", None)
     options = tuple(sorted(dict(fields.pop("options", {})).items()))
     return TrainingFree(

@@ -16,7 +16,7 @@ from ovseg_jax.networks.clip import CLIP, CLIPConfig, encode_prompts
 from ovseg_jax.networks.zegclip import DeepPrompts, RelationshipDecoder, prompted_features
 from ovseg_jax.ops.resize import resize
 from ovseg_jax.systems.clip import clip_config
-from ovseg_jax.systems.system import System
+from ovseg_jax.systems.system import System, read_settings
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -246,11 +246,6 @@ def create(config: ConfigDict, rngs: nnx.Rngs) -> ZegCLIP:
         `ZegCLIPConfig`; `dtype` is the compute type.
       rngs: for the initial parameters.
     """
-    fields = {key: value for key, value in config.system.items() if key not in ("name", "clip")}
-    known = {field.name for field in dataclasses.fields(ZegCLIPConfig)}
-    if unknown := sorted(set(fields) - known):
-        raise UserError(
-            f"zegclip has no field config.system.{unknown[0]}; it has {', '.join(sorted(known))}."
-        )
+    fields = read_settings(config, ZegCLIPConfig)
     sizes = clip_config(config.system.clip)
     return ZegCLIP(ZegCLIPConfig(clip=sizes, **fields), rngs=rngs, dtype=jnp.dtype(config.dtype))

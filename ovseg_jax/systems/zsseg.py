@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ovseg_jax.errors import UserError, nearest
+from ovseg_jax.errors import UserError
 from ovseg_jax.losses.matching import TermWeights
 from ovseg_jax.losses.set_criterion import set_losses
 from ovseg_jax.networks.clip import CLIP, CLIPConfig, encode_prompts, normalize
@@ -25,6 +25,7 @@ from ovseg_jax.networks.mask_scores import (
     cosine_logits,
     name_scores,
     query_probabilities,
+    trained_on,
     with_no_object,
 )
 from ovseg_jax.networks.maskformer import MaskFormer, MaskFormerConfig, PredictorConfig
@@ -36,10 +37,10 @@ from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.ops.regions import cut_regions, expand_boxes, mask_boxes
 from ovseg_jax.ops.resize import resize
 from ovseg_jax.ops.valid_rows import map_valid
-from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
-from ovseg_jax.systems.clip import clip_config
+from ovseg_jax.pictures import IMAGENET_MEAN, IMAGENET_STD
+from ovseg_jax.systems.clip import CLIP_BLACK, as_clip_reads, clip_config
 from ovseg_jax.systems.maskformer import BACKBONE_RATE, param_groups
-from ovseg_jax.systems.system import NamedMasks, System
+from ovseg_jax.systems.system import NamedMasks, System, read_settings
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -267,11 +268,9 @@ class ZSSeg(System):
         masks = (probabilities > config.mask_threshold) & inside(size[None], image.shape[:2])
         boxes, valid = mask_boxes(masks)
         boxes = expand_boxes(boxes, config.mask_expand, size)
-        pixels = image * np.float32(config.image_std) + np.float32(config.image_mean)
-        black = -np.float32(CLIP_MEAN) / np.float32(CLIP_STD)
-        pixels = pixels / np.float32(CLIP_STD) + black
+        pixels = as_clip_reads(image, config.image_mean, config.image_std)
         shown = probabilities if config.matting else masks
-        fill = jnp.asarray(black if config.mask_fill == "zero" else np.zeros_like(black))
+        fill = jnp.asarray(CLIP_BLACK if config.mask_fill == "zero" else np.zeros_like(CLIP_BLACK))
 
         def encode(rows):
             regions = cut_regions(pixels, shown[rows], boxes[rows], config.region_size, fill)
@@ -286,11 +285,7 @@ class ZSSeg(System):
         return jax.nn.sigmoid(resize(logits[..., None], shape)[..., 0])
 
     def scores(self, features: Proposals, vocabulary: Vocabulary) -> jax.Array:
-        """How well each name fits each query, float32 [B, Q, N].
-
-        Where no name is unseen, all count as such in the ensemble: a vocabulary that tells nothing
-        about training is another one than that of training.
-        """
+        """How well each name fits each query, float32 [B, Q, N]."""
         config = self.config
         real = vocabulary.class_ids >= 0
         names, region_names = self._names(vocabulary)
@@ -301,7 +296,7 @@ class ZSSeg(System):
             logits,
             cosine_logits(features.regions, region_names),
             features.valid,
-            vocabulary.seen & (real & ~vocabulary.seen).any(),
+            trained_on(vocabulary.seen, real),
             real,
             config.ensemble_weight,
         )
@@ -374,12 +369,7 @@ def create(config: ConfigDict, rngs: nnx.Rngs) -> ZSSeg:
         other field of `ZSSegConfig`; `image` the statistics of pixels; `dtype` is the compute type.
       rngs: for the initial parameters.
     """
-    parts = ("name", "clip", "maskformer")
-    fields = {key: value for key, value in config.system.items() if key not in parts}
-    known = {field.name for field in dataclasses.fields(ZSSegConfig)}
-    for field in fields:
-        if field not in known:
-            raise UserError(f"zsseg has no field config.system.{field}; {nearest(field, known)}.")
+    fields = read_settings(config, ZSSegConfig, ("name", "clip", "maskformer"))
     settings = ZSSegConfig(
         clip=clip_config(config.system.clip),
         maskformer=maskformer_config(config.system.maskformer),

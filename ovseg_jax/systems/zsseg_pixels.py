@@ -9,22 +9,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ovseg_jax.errors import UserError, nearest
 from ovseg_jax.losses.masks import has_class
 from ovseg_jax.networks.clip import CLIP, CLIPConfig, encode_prompts, normalize
-from ovseg_jax.networks.mask_scores import cosine_logits, ensemble
+from ovseg_jax.networks.mask_scores import cosine_logits, ensemble, trained_on
 from ovseg_jax.networks.maskformer import PixelEmbedder
 from ovseg_jax.networks.pixel_decoder import PixelDecoderConfig
 from ovseg_jax.networks.resnet import ResNetConfig
 from ovseg_jax.ops.resize import resize
-from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
-from ovseg_jax.systems.clip import clip_config
+from ovseg_jax.pictures import IMAGENET_MEAN, IMAGENET_STD
+from ovseg_jax.systems.clip import as_clip_reads, clip_config
 from ovseg_jax.systems.maskformer import param_groups
-from ovseg_jax.systems.system import System
+from ovseg_jax.systems.system import System, read_settings
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -121,9 +119,7 @@ class ZSSegPixels(System):
 
     def encode(self, image: jax.Array, sizes: jax.Array | None = None) -> Pixels:
         """Embeds pixels and pictures, float32 [B, H, W, 3], normalised."""
-        config = self.config
-        pixels = image * np.float32(config.image_std) + np.float32(config.image_mean)
-        whole = (pixels - np.float32(CLIP_MEAN)) / np.float32(CLIP_STD)
+        whole = as_clip_reads(image, self.config.image_mean, self.config.image_std)
         return Pixels(self.maskformer(image), self.clip.encode_image(whole))
 
     def decode(
@@ -149,10 +145,7 @@ class ZSSegPixels(System):
     def scores(
         self, embeddings: jax.Array, picture: jax.Array, vocabulary: Vocabulary
     ) -> jax.Array:
-        """Scores float32 [B, H, W, N] of pixels [B, H, W, E] in pictures [B, E].
-
-        Where no name is unseen, all count as such, as in zsseg.
-        """
+        """Scores float32 [B, H, W, N] of pixels [B, H, W, E] in pictures [B, E]."""
         real = vocabulary.class_ids >= 0
 
         def probabilities(features):
@@ -165,7 +158,7 @@ class ZSSegPixels(System):
         whole = probabilities(picture)[:, None, None]  # [B, 1, 1, N]
         if weight < 0:
             return jnp.broadcast_to(whole, (*embeddings.shape[:3], whole.shape[-1]))
-        seen = vocabulary.seen & (real & ~vocabulary.seen).any()
+        seen = trained_on(vocabulary.seen, real)
         return ensemble(probabilities(embeddings), whole, seen, weight)
 
     def dense_features(self, features: Pixels, shape: tuple[int, int]) -> jax.Array:
@@ -182,14 +175,7 @@ def create(config: ConfigDict, rngs: nnx.Rngs) -> ZSSegPixels:
         pixels; `dtype` is the compute type.
       rngs: for the initial parameters.
     """
-    parts = ("name", "clip", "backbone", "pixel_decoder")
-    fields = {key: value for key, value in config.system.items() if key not in parts}
-    known = {field.name for field in dataclasses.fields(ZSSegPixelsConfig)}
-    for field in fields:
-        if field not in known:
-            raise UserError(
-                f"zsseg_pixels has no field config.system.{field}; {nearest(field, known)}."
-            )
+    fields = read_settings(config, ZSSegPixelsConfig, ("name", "clip", "backbone", "pixel_decoder"))
     settings = ZSSegPixelsConfig(
         clip=clip_config(config.system.clip),
         backbone=ResNetConfig(**config.system.backbone),
