@@ -99,7 +99,8 @@ def evaluation(**fields) -> ConfigDict:
         metrics="",
         background_words=("others",),  # what a single class competes with, as in LSeg
         # What is known beforehand, to tell kinds of errors apart: '' nothing, 'vocabulary' which
-        # classes a picture holds, 'masks' what belongs together; see ovseg_jax.evaluation.oracles
+        # classes a picture holds, 'masks' what belongs together, 'proposals' the names of proposed
+        # masks; see ovseg_jax.evaluation.oracles
         oracle="",
         boundary=0.0,  # width over diagonal (usually 0.02) of boundaries for their IoU; 0 = none
         report_images=24,

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from ovseg_jax.errors import UserError
+from ovseg_jax.networks.mask_scores import overlap_scores, overlaps
+from ovseg_jax.ops.masks import inside
 from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.text.vocabulary import Vocabulary
 
@@ -29,6 +32,9 @@ class Scores(Protocol):
 
     def of(self, names: Vocabulary) -> list[jax.Array | Mixture]:
         """Scores [B, h, w, N] of each view, or what they are sums of."""
+
+    def mixtures(self, names: Vocabulary) -> list[Mixture] | None:
+        """What the scores of each view are sums of, if they are."""
 
     def at_labels(
         self,
@@ -175,6 +181,51 @@ def name_regions(
     known = (regions >= 0) & (regions < count)
     named = jax.vmap(lambda labels, regions: labels[regions])(labels, jnp.where(known, regions, 0))
     return jnp.where(known, named, -1)
+
+
+def name_proposals(
+    scores: Scores, vocabulary: Vocabulary, truth: jax.Array, sizes: jax.Array
+) -> list[Mixture]:
+    """The maps of the proposals, weighed by the share of each class in their overlaps.
+
+    Xu et al., "A Simple Baseline for Open-Vocabulary Semantic Segmentation", ECCV 2022, oracle.
+
+    Args:
+      scores: of a system that proposes masks.
+      vocabulary: N rows.
+      truth: int32 [B, H, W], class ids; values outside [0, N) are none.
+      sizes: int32 [B, 2], how much of that is picture.
+
+    Returns:
+      A mixture for each view.
+
+    Raises:
+      UserError: the scores are no sums of maps.
+    """
+    mixtures, count = scores.mixtures(vocabulary), len(vocabulary.class_ids)
+    if mixtures is None:
+        raise UserError(
+            "config.eval.oracle='proposals' is for systems that name proposed masks, such as "
+            "zsseg, and pictures that are taken whole (config.eval.crop=0, pamr_steps=0); "
+            "take 'vocabulary' or 'masks'."
+        )
+
+    def areas(views, truth, shown):
+        shown = shown[..., None]  # [B, H, W, 1]
+        proposed = [((view > 0.5) & shown).astype(jnp.float32) for view in views]
+        both = [_region_sums(view, truth, count).swapaxes(1, 2) for view in proposed]
+        ours = [view.sum((1, 2)) for view in proposed]
+        return both, ours, _region_sums(shown.astype(jnp.float32), truth, count)[..., 0]
+
+    maps = [mixture.apart() for mixture in mixtures]
+    shown = inside(sizes, truth.shape[1:])
+    total = functools.partial(jnp.sum, axis=0)
+    both, ours, theirs = scores.at_labels(areas, maps, truth, shown, join=total)
+    weights = [
+        overlap_scores(overlaps(both, ours, theirs))[..., vocabulary.class_ids]  # [B, Q, N]
+        for both, ours in zip(both, ours, strict=True)
+    ]
+    return [x._replace(weights=own) for x, own in zip(mixtures, weights, strict=True)]
 
 
 def _split(vocabulary: Vocabulary, chunks: int) -> Vocabulary:

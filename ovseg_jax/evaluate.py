@@ -66,7 +66,8 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, checkpoint: str = "lat
     protocol["checkpoint"] = choose_step(workdir, checkpoint)
     if warning := models.model_notes(workdir).get("warning"):
         result["warning"] = warning
-    if config.eval.training_free:
+    # A read-out proposes no masks that the truth could name.
+    if config.eval.training_free and config.eval.oracle != "proposals":
         before, _ = evaluate_model(*models.training_free(config, model))
         result["training_free"] = before
     if jax.process_index() == 0:

@@ -16,8 +16,8 @@ What training-free methods do to scores comes in their order: refinement at the 
 softmax over all queries (synonyms are queries of their own, and the best one speaks for its class),
 the rule about small areas, the threshold of the background.
 
-What an evaluation may know beforehand is data too: which classes a picture can hold, and regions
-that are named as a whole.
+What an evaluation may know beforehand is data too: which classes a picture can hold, regions that
+are named as a whole, and what proposed masks cover.
 """
 
 import dataclasses
@@ -32,7 +32,14 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from ovseg_jax.decisions import Rules, decide, decide_in_chunks, large_classes, name_regions
+from ovseg_jax.decisions import (
+    Rules,
+    decide,
+    decide_in_chunks,
+    large_classes,
+    name_proposals,
+    name_regions,
+)
 from ovseg_jax.errors import UserError
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.ops.masks import inside
@@ -402,6 +409,7 @@ def segment(
     with_scores: bool = False,
     candidates: np.ndarray | None = None,
     regions: jax.Array | None = None,
+    truth: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Segments a batch of canvases; inference's one compiled program.
 
@@ -419,11 +427,16 @@ def segment(
         with a name among them; None = all.
       regions: int32 [B, *label_shape]: pixels of one value in [0, N) get one class, by the mean
         of their scores. Other values are no region and get -1. `Protocol.area` does not apply.
+      truth: int32 [B, *label_shape], classes by which proposed masks are named; values outside
+        [0, N) are none.
 
     Returns:
       Class ids int32 [B, *label_shape], meaningless beyond the original sizes, and the scores
       float32 [B, *label_shape, N]: probabilities if `Protocol.needs_softmax`, which are 0 where a
       rule took the class away; otherwise -inf for rows that do not compete.
+
+    Raises:
+      UserError: `truth` for a system that proposes no masks, or that sees pictures in windows.
     """
     threshold = np.float32(protocol.threshold) if protocol.threshold else None
     return compiled_segment(
@@ -435,6 +448,7 @@ def segment(
         threshold,
         candidates,
         regions,
+        truth,
         # That there is one belongs to the program, its value does not.
         protocol=dataclasses.replace(protocol, threshold=float(threshold is not None)),
         label_shape=label_shape,
@@ -452,6 +466,7 @@ def compiled_segment(
     threshold: jax.Array | None,
     candidates: jax.Array | None,
     regions: jax.Array | None,
+    truth: jax.Array | None,
     *,
     protocol: Protocol,
     label_shape: Pair,
@@ -472,7 +487,10 @@ def compiled_segment(
     if chunks > 1:
         return decide_in_chunks(scores, vocabulary, chunks, rules), None
 
-    views = scores.of(vocabulary)
+    if truth is None:
+        views = scores.of(vocabulary)
+    else:
+        views = name_proposals(scores, vocabulary, truth, original_sizes)
 
     def decided(rules, with_scores, kept=None):
         function = functools.partial(
@@ -539,7 +557,7 @@ class _Scores:
                 sizes = jnp.minimum(self.sizes[corners[:, 0]], jnp.asarray(windows.shape))
             return self.system.decode(features, names, windows.shape, sizes)
 
-        if mixtures := self._mixtures(names):
+        if protocol.short_side and (mixtures := self.mixtures(names)):
             return mixtures
         views = [_mean_scores(decode, features, windows) for features in self.features]
         if not protocol.short_side:
@@ -553,10 +571,10 @@ class _Scores:
         options = dict(steps=protocol.pamr_steps, dilations=protocol.pamr_dilations)
         return [pamr(images, view, self.original_sizes, **options) for view in views]
 
-    def _mixtures(self, names: Vocabulary) -> list[Mixture] | None:
+    def mixtures(self, names: Vocabulary) -> list[Mixture] | None:
         """Scores of each view as sums of maps; None where windows or neighbours want the sums."""
         protocol, shape = self.protocol, self.images.shape[1:3]
-        if protocol.pamr_steps or not protocol.short_side or self.windows.shape != shape:
+        if protocol.pamr_steps or self.windows.shape != shape:
             return None
         sizes = self.sizes if protocol.patch > 1 else None
 
@@ -568,7 +586,11 @@ class _Scores:
             return self.system.mixture(features, names, shape, sizes)
 
         mixtures = [mixture(features) for features in self.features]
-        return None if mixtures[0] is None else mixtures
+        if mixtures[0] is None:
+            return None
+        if not protocol.short_side:
+            mixtures[1:] = [x._replace(maps=_mirror(x.maps, self.sizes)) for x in mixtures[1:]]
+        return mixtures
 
     def at_labels(
         self,
@@ -587,7 +609,7 @@ class _Scores:
             given, the function is of every pixel for itself, [parts, B, rows, W, ...].
         """
         if self.protocol.pamr_steps or not self.protocol.short_side:
-            return function(views, *maps)
+            return function([x.scores() if isinstance(x, Mixture) else x for x in views], *maps)
         # Block by block, for N scores per pixel of the original would be the largest array by far.
         blocks = [
             x.reshape(len(x), -1, _SIZE_BUCKET, x.shape[2]).swapaxes(0, 1)

@@ -4,6 +4,8 @@
   localisation, and of telling apart what stands side by side.
 * 'masks': the pixels of one class in a picture are named as a whole, by the mean of their scores.
   What is left are errors of naming. The rule about small areas has nothing to decide then.
+* 'proposals': of a system that names proposed masks, each gets the names of what it covers, by
+  overlap. What is left are errors of the masks.
 """
 
 import functools
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 
 from ovseg_jax.errors import UserError, nearest
 
-ORACLES = ("vocabulary", "masks")
+ORACLES = ("vocabulary", "masks", "proposals")
 
 
 def check_oracle(oracle: str) -> None:
@@ -35,11 +37,13 @@ def known(oracle: str, truth: jax.Array, classes: int, ignore_label: int) -> dic
       ignore_label: of pixels that do not count, inside [0, C) or not.
 
     Returns:
-      Its arguments `candidates` bool [B, C] or `regions` int32 [B, H, W], or none.
+      Its arguments `candidates` bool [B, C], `regions` or `truth` int32 [B, H, W], or none.
     """
     counted = jnp.where(truth == ignore_label, -1, truth)
     if oracle == "masks":
         return {"regions": counted}
+    if oracle == "proposals":
+        return {"truth": counted}
     if oracle == "vocabulary":
         present = jax.vmap(functools.partial(_present, classes=classes))(counted)
         # Pictures without a labelled pixel do not count, but something has to be predicted.

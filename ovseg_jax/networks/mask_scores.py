@@ -95,27 +95,24 @@ def name_scores(
     return ensemble(query_probabilities(query_logits, real), region, seen, weight)
 
 
-def mask_overlaps(masks: jax.Array, truth: jax.Array) -> jax.Array:
-    """Intersection over union, float32 [Q, K], of bool masks [Q, h, w] and [K, h, w]; 0/0 is 0."""
-    ours, theirs = (m.reshape(len(m), -1).astype(jnp.float32) for m in (masks, truth))
-    both = jnp.matmul(ours, theirs.T, precision=jax.lax.Precision.HIGHEST)
-    union = ours.sum(1)[:, None] + theirs.sum(1) - both
+def overlaps(both: jax.Array, ours: jax.Array, theirs: jax.Array) -> jax.Array:
+    """Intersection over union of proposals and true masks.
+
+    Args:
+      both: float32 [..., Q, C], pixels in common.
+      ours: float32 [..., Q], pixels of the proposals.
+      theirs: float32 [..., C], pixels of the true masks.
+
+    Returns:
+      float32 [..., Q, C]; 0 where both masks are empty.
+    """
+    union = ours[..., :, None] + theirs[..., None, :] - both
     return both / jnp.maximum(union, 1.0)
 
 
-def oracle_scores(overlaps: jax.Array, classes: jax.Array, count: int) -> jax.Array:
-    """Scores of queries that know the truth: overlaps as shares, what a perfect head would reach.
-
-    Args:
-      overlaps: float32 [Q, K] as `mask_overlaps` gives them.
-      classes: int [K], of the true masks.
-      count: number of classes.
-
-    Returns:
-      float32 [Q, count].
-    """
-    shares = overlaps / jnp.maximum(overlaps.sum(1, keepdims=True), 1e-12)
-    return shares @ jax.nn.one_hot(classes, count)
+def overlap_scores(overlaps: jax.Array) -> jax.Array:
+    """Overlaps float32 [..., Q, C] as shares of their sum: scores that know the truth."""
+    return overlaps / jnp.maximum(overlaps.sum(-1, keepdims=True), 1e-12)
 
 
 def pseudo_labels(

@@ -20,6 +20,11 @@ class Mixture(NamedTuple):
     maps: jax.Array
     weights: jax.Array
 
+    def apart(self) -> "Mixture":
+        """One whose scores are the maps themselves."""
+        batch, count = self.weights.shape[:2]
+        return self._replace(weights=jnp.broadcast_to(jnp.eye(count), (batch, count, count)))
+
     def scores(self) -> jax.Array:
         """The sums, float32 [B, h, w, N]."""
         return jnp.einsum(

@@ -19,8 +19,8 @@ from ovseg_jax.metrics.confusion import confusion_matrix
 from ovseg_jax.networks.clip import CLIPConfig, TextConfig, VisionTransformer, ViTConfig
 from ovseg_jax.networks.clip_resnet import AttentionPool
 from ovseg_jax.networks.mask_scores import (
-    mask_overlaps,
-    oracle_scores,
+    overlap_scores,
+    overlaps,
     pseudo_labels,
 )
 from ovseg_jax.networks.positions import resize_positions
@@ -261,11 +261,15 @@ def compare_prompt_training(arrays: Arrays, meta: Mapping) -> dict[str, Quantity
 def compare_oracle(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """Overlaps of proposals with the truth, and the maps that they give."""
     masks = jax.nn.sigmoid(jnp.asarray(arrays["in/mask_logits"]))
-    overlaps = mask_overlaps(masks > 0.5, jnp.asarray(arrays["in/gt_masks"]) > 0)
-    scores = oracle_scores(overlaps, jnp.asarray(arrays["in/gt_classes"]), meta["num_classes"])
+    proposed = (masks > 0.5).astype(jnp.float32)
+    truth = (jnp.asarray(arrays["in/gt_masks"]) > 0).astype(jnp.float32)
+    both = jnp.einsum("qhw,khw->qk", proposed, truth)
+    found = overlaps(both, proposed.sum((1, 2)), truth.sum((1, 2)))
+    classes = jax.nn.one_hot(arrays["in/gt_classes"], meta["num_classes"])
+    scores = jnp.matmul(overlap_scores(found), classes, precision=jax.lax.Precision.HIGHEST)
     maps = Mixture(masks.transpose(1, 2, 0)[None], scores[None]).scores()
     return {
-        "out/iou": output(overlaps),
+        "out/iou": output(found),
         "out/sem_seg": output(maps[0].transpose(2, 0, 1)),
     }
 

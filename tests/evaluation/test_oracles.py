@@ -2,17 +2,20 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_system import NAMES, color_model, color_vocabulary, scene
+from fake_system import MEAN, NAMES, STD, ColorSystem, color_model, color_vocabulary, scene
+from flax import nnx
 from scipy.special import softmax
 
 from ovseg_jax import inference
 from ovseg_jax.errors import UserError
 from ovseg_jax.evaluation.oracles import known
 from ovseg_jax.evaluation.pixels import evaluate_segmentation
-from ovseg_jax.inference import Protocol, compiled_segment, lay_on_canvas, segment_canvases
+from ovseg_jax.inference import Model, Protocol, compiled_segment, lay_on_canvas, segment_canvases
+from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.text.label_space import LabelSpace
 from ovseg_jax.text.vocabulary import Vocabulary
 
@@ -105,11 +108,67 @@ def test_regions_are_named_by_their_mean_scores(protocol, parts, monkeypatch):
     assert len(named) > 2
 
 
+class MisnamingSystem(ColorSystem):
+    """Proposes a mask for each colour, and gives each the name of another."""
+
+    def mixture(self, features, vocabulary, shape, sizes=None):
+        colors = dataclasses.replace(vocabulary, embeddings=color_vocabulary().embeddings)
+        masks = jax.nn.sigmoid(20 * super().decode(features, colors, shape)[..., :4] + 10)
+        wrong = jnp.roll(jnp.eye(4, len(vocabulary.class_ids)), 1, axis=0)
+        return Mixture(masks, jnp.tile(wrong, (len(masks), 1, 1)))
+
+    def decode(self, features, vocabulary, shape, sizes=None):
+        return self.mixture(features, vocabulary, shape, sizes).scores()
+
+
+def misnaming_model():
+    return Model.of(MisnamingSystem(rngs=nnx.Rngs(0)), MEAN, STD)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("short_side", [0, 36])
+def test_proposals_are_named_by_what_they_cover(short_side, flip):
+    protocol = Protocol(short_side=short_side, flip=flip)
+    canvases, truth = pictures(protocol)
+    labels, _ = segment_canvases(
+        misnaming_model(), color_vocabulary(), canvases, protocol, truth=truth
+    )
+    shown = truth >= 0
+    assert np.mean(np.asarray(labels)[shown] == truth[shown]) > 0.9
+
+
+@pytest.mark.parametrize("short_side", [0, 36])
+def test_names_of_proposals_are_shares_of_overlaps(short_side):
+    arguments = (misnaming_model(), color_vocabulary())
+    protocol = Protocol(short_side=short_side)
+    canvases, truth = pictures(protocol)
+    truth = np.where(truth < 0, -1, np.roll(truth, 6, axis=2))  # across the masks
+    _, plain = segment_canvases(*arguments, canvases, protocol, with_scores=True)
+    _, scores = segment_canvases(*arguments, canvases, protocol, with_scores=True, truth=truth)
+    for picture, (height, width) in enumerate(SIZES):
+        place = (picture, slice(height), slice(width))
+        masks = np.roll(plain[place][..., :4], 1, axis=-1)  # each had the name of the one before
+        proposed, there = masks > 0.5, truth[place][..., None] == np.arange(4)
+        both = np.einsum("hwq,hwc->qc", *(x.astype(float) for x in (proposed, there)))
+        overlap = both / (proposed.sum((0, 1))[:, None] + there.sum((0, 1)) - both)
+        shares = overlap / np.maximum(overlap.sum(1, keepdims=True), 1e-12)
+        np.testing.assert_allclose(scores[place][..., :4], masks @ shares, atol=1e-5)
+
+
+def test_only_proposals_of_whole_pictures_can_be_named_by_the_truth():
+    whole, windows = Protocol(), Protocol(crop=32, stride=16)
+    for model, protocol in ((color_model(), whole), (misnaming_model(), windows)):
+        canvases, truth = pictures(protocol)
+        with pytest.raises(UserError, match=r"config\.eval\.oracle='proposals' is for"):
+            segment_canvases(model, color_vocabulary(), canvases, protocol, truth=truth)
+
+
 def test_what_an_oracle_knows():
     truth = jnp.int32([[[0, 2], [2, 3]], [[3, 3], [3, 9]], [[3, 3], [3, 3]]])
     present = known("vocabulary", truth, 4, 3)["candidates"]
     assert present.tolist() == [[True, False, True, False], [True] * 4, [True] * 4]
     assert known("masks", truth, 4, 3)["regions"][0].tolist() == [[0, 2], [2, -1]]
+    assert known("proposals", truth, 4, 3)["truth"][0].tolist() == [[0, 2], [2, -1]]
     assert known("", truth, 4, 3) == {}
 
 

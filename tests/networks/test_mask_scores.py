@@ -7,9 +7,9 @@ import numpy as np
 from ovseg_jax.networks.clip import normalize
 from ovseg_jax.networks.mask_scores import (
     cosine_logits,
-    mask_overlaps,
     name_scores,
-    oracle_scores,
+    overlap_scores,
+    overlaps,
     pseudo_labels,
     query_probabilities,
     region_probabilities,
@@ -69,20 +69,15 @@ def test_padded_names_change_nothing():
         assert not scores[VALID, NAMES:].any()
 
 
-def test_true_masks_get_the_true_names():
-    label = jnp.asarray([[0, 0, 2], [0, 2, 2]])
-    masks = label == jnp.asarray([2, 0])[:, None, None]
-    overlaps = mask_overlaps(masks, label == jnp.asarray([0, 2])[:, None, None])
-    np.testing.assert_array_equal(overlaps, [[0, 1], [1, 0]])
-    scores = oracle_scores(overlaps, jnp.asarray([0, 2]), 4)
-    maps = jnp.einsum("qn,qhw->hwn", scores, masks)
-    np.testing.assert_array_equal(maps.argmax(-1), label)
+def test_overlaps_are_intersections_over_unions():
+    both = jnp.asarray([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    found = overlaps(both, jnp.asarray([4.0, 2.0, 0.0]), jnp.asarray([5.0, 2.0]))
+    np.testing.assert_allclose(found, [[0.5, 0], [0, 1], [0, 0]])
 
 
-def test_a_mask_without_overlap_has_no_name():
-    masks, truth = jnp.zeros((1, 2, 2), bool), jnp.zeros((1, 2, 2), bool)
-    overlaps = mask_overlaps(masks, truth)
-    assert not overlaps.any() and not oracle_scores(overlaps, jnp.asarray([1]), 3).any()
+def test_scores_of_overlaps_are_shares():
+    scores = overlap_scores(jnp.asarray([[0.6, 0.2], [0.0, 0.0]]))
+    np.testing.assert_allclose(scores, [[0.75, 0.25], [0, 0]], rtol=1e-6)
 
 
 def test_pseudo_labels_keep_the_truth_of_seen_classes():
