@@ -221,7 +221,7 @@ def train(
                         )
                 if log_due:
                     log.write(number, {**summary, "images_per_second": rate.read()})
-                    bar.set_postfix(loss=f"{summary['loss']:.3f}")
+                    bar.set_postfix(loss=f"{summary['loss']:.3f}", refresh=False)
                 if save_due:
                     checkpoints.save(state, meta={"step": number, "config": config.to_dict()})
                 if evaluate and _due(number, config.train.eval_every) and number < last:

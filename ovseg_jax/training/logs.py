@@ -12,6 +12,8 @@ import jax
 
 from ovseg_jax.files import atomic_write, saving
 
+_BETWEEN_LINES = 30.0  # seconds, of a bar that is written to a file
+
 
 class MetricLog:
     """Appends ``{"step": …, name: value, …}`` lines to ``metrics.jsonl`` of a run folder.
@@ -113,6 +115,7 @@ def progress_bar(total: int, initial: int = 0, label: str = "train", unit: str =
         unit_scale=unit == "B",
         delay=1.0 if unit == "B" else 0.0,  # small files are through in an instant
         dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else _BETWEEN_LINES,
         file=sys.stderr,
         disable=jax.process_index() != 0,
     )
