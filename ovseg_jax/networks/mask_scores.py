@@ -33,14 +33,14 @@ def region_probabilities(logits: jax.Array, valid: jax.Array, real: jax.Array) -
 
     Args:
       logits: float32 [..., Q, N + 1], no object last, which does not compete.
-      valid: bool [..., Q], whether a query has a region; all names of the others get 1.
+      valid: bool [..., Q], whether a query has a region; the real names of the others get 1.
       real: bool [N].
 
     Returns:
       float32 [..., Q, N].
     """
     probabilities = jax.nn.softmax(jnp.where(real, logits[..., :-1], -jnp.inf), axis=-1)
-    return jnp.where(valid[..., None], probabilities, 1.0)
+    return jnp.where(real & ~valid[..., None], 1.0, probabilities)
 
 
 def trained_on(seen: jax.Array, real: jax.Array) -> jax.Array:
