@@ -13,16 +13,21 @@ from ovseg_jax.ops.resize import take_nearest
 from ovseg_jax.parity.runner import Arrays, Quantity, exact, gradient, loss, output
 
 
-def load_targets(arrays: Arrays, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Classes [B, K] and masks [B, K, H, W] of a batch, with padding beyond the largest count."""
+def load_targets(
+    arrays: Arrays, images: int, canvas: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Classes int32 [B, K] and masks bool [B, K, H, W], with padding beyond the largest count.
+
+    Masks lie in the upper left corner of the canvas, as large as the first of them without one.
+    """
     labels = [arrays[f"in/labels_{image}"] for image in range(images)]
-    size = arrays["in/masks_0"].shape[1:]
     slots = max(map(len, labels)) + 1
     classes = np.full((images, slots), -1, np.int32)
-    masks = np.zeros((images, slots, *size), bool)
+    masks = np.zeros((images, slots, *(canvas or arrays["in/masks_0"].shape[1:])), bool)
     for image, label in enumerate(labels):
+        given = arrays[f"in/masks_{image}"]
         classes[image, : len(label)] = label
-        masks[image, : len(label)] = arrays[f"in/masks_{image}"]
+        masks[image, : len(label), : given.shape[1], : given.shape[2]] = given
     return classes, masks
 
 
