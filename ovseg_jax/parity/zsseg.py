@@ -181,7 +181,7 @@ def compare_regions(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     masks = soft > meta["mask_thr"]
     boxes, valid = mask_boxes(masks)
     expanded = expand_boxes(boxes, meta["mask_expand_ratio"], image.shape[:2])
-    painted = soft if meta["mask_matting"] else masks
+    painted, stride = soft if meta["mask_matting"] else masks, meta["stored_stride"]
     quantities = {
         "out/valid": exact(valid),
         "out/boxes_xyxy": exact(boxes[valid]),
@@ -193,11 +193,10 @@ def compare_regions(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
         parts = zip(painted[valid], expanded[valid], strict=True)
         regions = [cut_region(image, mask, box, fill) for mask, box in parts]
         return quantities | {
-            f"out/region_{number}": output(to_nchw(region[None]))
+            f"out/region_{number}": output(to_nchw(region[None])[..., ::stride, ::stride])
             for number, region in enumerate(regions)
         }
     regions = to_nchw(cut_regions(image, painted, expanded, REGION_SIZE, fill)[valid])
-    stride = meta["stored_stride"]
     return quantities | {
         "out/regions": output(regions[..., ::stride, ::stride]),
         "out/regions_mean": output(regions.mean((2, 3))),
