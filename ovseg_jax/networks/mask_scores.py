@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from ovseg_jax.networks.clip import normalize
 
 TEMPERATURE = 100.0  # a constant; CLIP's own scale is not used
+# Accelerators would otherwise round what is multiplied to 8 or 11 bits: tenths of a logit.
+_EXACT = jax.lax.Precision.HIGHEST
 
 
 def with_no_object(names: jax.Array, no_object: jax.Array) -> jax.Array:
@@ -19,7 +21,7 @@ def with_no_object(names: jax.Array, no_object: jax.Array) -> jax.Array:
 
 def cosine_logits(features: jax.Array, text: jax.Array) -> jax.Array:
     """Scaled cosines float32 [..., M] of features [..., E] and unit-length rows [M, E]."""
-    return TEMPERATURE * normalize(features) @ text.T
+    return TEMPERATURE * jnp.matmul(normalize(features), text.T, precision=_EXACT)
 
 
 def query_probabilities(logits: jax.Array, real: jax.Array) -> jax.Array:
@@ -98,7 +100,7 @@ def name_scores(
 def mask_overlaps(masks: jax.Array, truth: jax.Array) -> jax.Array:
     """Intersection over union, float32 [Q, K], of bool masks [Q, h, w] and [K, h, w]; 0/0 is 0."""
     ours, theirs = (m.reshape(len(m), -1).astype(jnp.float32) for m in (masks, truth))
-    both = jnp.matmul(ours, theirs.T, precision=jax.lax.Precision.HIGHEST)
+    both = jnp.matmul(ours, theirs.T, precision=_EXACT)
     union = ours.sum(1)[:, None] + theirs.sum(1) - both
     return both / jnp.maximum(union, 1.0)
 
@@ -115,7 +117,7 @@ def oracle_scores(overlaps: jax.Array, classes: jax.Array, count: int) -> jax.Ar
       float32 [Q, count].
     """
     shares = overlaps / jnp.maximum(overlaps.sum(1, keepdims=True), 1e-12)
-    return shares @ jax.nn.one_hot(classes, count)
+    return jnp.matmul(shares, jax.nn.one_hot(classes, count), precision=_EXACT)
 
 
 def pseudo_labels(
