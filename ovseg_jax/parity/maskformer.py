@@ -125,9 +125,8 @@ def compare_pixel_decoder(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
             theirs = {"adapter": "adapter", "smoother": "layer"}[kind]
             results[f"{theirs}_{int(number) + 1}"] = value
         results = {name: to_nchw(value) for name, value in results.items()}
-        weights = {name: arrays[f"in/{name}"] for name in names(arrays, "in/")}
         terms = [
-            (results[name] * weights[f"cotangent_{name}"]).mean()
+            (results[name] * arrays[f"in/cotangent_{name}"]).mean()
             for name in ("mask_features", "transformer_encoder_features")
             if name in results
         ]
@@ -202,7 +201,7 @@ def load_images(arrays: Arrays, meta: Mapping) -> tuple[jax.Array, np.ndarray]:
         for i in range(len(names(arrays, "in/image_")))
     ]
     sizes = np.array([image.shape[:2] for image in images], np.int32)
-    multiple = meta["size_divisibility"]
+    multiple = max(1, meta["size_divisibility"])  # detectron2: not above 0 = as it is
     canvas = -(-sizes.max(0) // multiple) * multiple
     padded = [
         jnp.pad(image, [*((0, full - n) for full, n in zip(canvas, size, strict=True)), (0, 0)])

@@ -18,16 +18,18 @@ def load_targets(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Classes int32 [B, K] and masks bool [B, K, H, W], with padding beyond the largest count.
 
-    Masks lie in the upper left corner of the canvas, as large as the first of them without one.
+    Masks lie in the upper left corner of the canvas, whose size is by default that of the largest.
     """
     labels = [arrays[f"in/labels_{image}"] for image in range(images)]
+    given = [arrays[f"in/masks_{image}"] for image in range(images)]
+    if canvas is None:
+        canvas = tuple(np.max([x.shape[1:] for x in given], axis=0))
     slots = max(map(len, labels)) + 1
     classes = np.full((images, slots), -1, np.int32)
-    masks = np.zeros((images, slots, *(canvas or arrays["in/masks_0"].shape[1:])), bool)
-    for image, label in enumerate(labels):
-        given = arrays[f"in/masks_{image}"]
+    masks = np.zeros((images, slots, *canvas), bool)
+    for image, (label, mask) in enumerate(zip(labels, given, strict=True)):
         classes[image, : len(label)] = label
-        masks[image, : len(label), : given.shape[1], : given.shape[2]] = given
+        masks[image, : len(label), : mask.shape[1], : mask.shape[2]] = mask
     return classes, masks
 
 

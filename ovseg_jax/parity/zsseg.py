@@ -59,11 +59,12 @@ _TEXT_PARTS = ("clip/text/", "clip/logit_scale", "prompt/")
 def recorded_tensors(arrays: Arrays) -> dict[str, np.ndarray]:
     """The source's tensors of a file, with the rows of the token embedding in their places."""
     theirs = tensors(arrays)
-    rows = next(name for name in theirs if name.endswith("token_embedding.rows_used"))
-    used = theirs.pop(rows)
-    table = np.zeros((_VOCABULARY, used.shape[1]), np.float32)
-    table[arrays["in/token_ids_used"]] = used
-    return theirs | {rows.removesuffix("rows_used") + "weight": table}
+    for name in [name for name in theirs if name.endswith("token_embedding.rows_used")]:
+        used = theirs.pop(name)
+        table = np.zeros((_VOCABULARY, used.shape[1]), np.float32)
+        table[arrays["in/token_ids_used"]] = used
+        theirs[name.removesuffix("rows_used") + "weight"] = table
+    return theirs
 
 
 def adapter_config(theirs: Mapping[str, np.ndarray], sizes: Mapping, clip: str = "") -> CLIPConfig:
@@ -234,9 +235,9 @@ def compare_prompt_training(arrays: Arrays, meta: Mapping) -> dict[str, Quantity
     def forward(params):
         system = merge_model(graphdef, params)
         painted = system.paint(batch["image"], batch["label"] == 1)
-        names = system.encode_vocabulary(vocabulary.tokens)
+        rows = system.encode_vocabulary(vocabulary.tokens)
         tower = system.clip.image
-        features, logits = tower(painted), system.region_logits(painted, names)
+        features, logits = tower(painted), system.region_logits(painted, rows)
         return painted, features, logits, tower.positions[...]
 
     painted, features, logits, positions = forward(params)

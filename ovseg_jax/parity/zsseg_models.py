@@ -203,7 +203,7 @@ def compare_pixels(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     vocabulary = _embed(system, _vocabulary(_tokens(arrays, "in/tokens"), flags))
     rows = np.flatnonzero([name in meta["seen_names"] for name in meta["class_names"]])
     seen = Vocabulary(vocabulary.embeddings[rows], jnp.arange(len(rows)), jnp.ones(len(rows), bool))
-    image, _ = load_images(arrays, {**meta, "size_divisibility": 1})
+    image, _ = load_images(arrays, {**meta, "size_divisibility": 0})
     label = jnp.asarray(arrays["in/sem_seg_0"], jnp.int32)[None]
     value, grads = gradients(
         graphdef,
