@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ovseg_jax.convert.clip import CLIP_MAP, VIT_RULES, text_config, vit_config
+from ovseg_jax.convert.clip import (
+    CLIP_MAP,
+    CLIP_RESNET_MAP,
+    VIT_RULES,
+    resnet_config,
+    text_config,
+    vit_config,
+)
 from ovseg_jax.convert.name_map import NameMap, linear, prefixed, rule
 from ovseg_jax.convert.zsseg import (
     PROMPT_MAP,
@@ -67,6 +74,11 @@ def recorded_tensors(arrays: Arrays) -> dict[str, np.ndarray]:
     return theirs
 
 
+def adapter_map(theirs: Mapping[str, np.ndarray], clip: str) -> NameMap:
+    """The map of the CLIP of an adapter, whose names begin with `clip`."""
+    return CLIP_RESNET_MAP if f"{clip}visual.layer1.0.conv1.weight" in theirs else CLIP_MAP
+
+
 def adapter_config(theirs: Mapping[str, np.ndarray], sizes: Mapping, clip: str = "") -> CLIPConfig:
     """Sizes of the CLIP of an adapter; without an image tower in the file it is tiny.
 
@@ -75,9 +87,13 @@ def adapter_config(theirs: Mapping[str, np.ndarray], sizes: Mapping, clip: str =
       sizes: the meta data on CLIP.
       clip: prefix of CLIP's names.
     """
-    image = ViTConfig(16, 16, 8, 1, 1)
-    if f"{clip}visual.proj" in theirs:
-        image = vit_config(theirs, f"{clip}visual.", heads=sizes["vision_heads"])
+    tower = f"{clip}visual."
+    if adapter_map(theirs, clip) is CLIP_RESNET_MAP:
+        image = resnet_config(theirs, tower)
+    elif f"{tower}proj" in theirs:
+        image = vit_config(theirs, tower, heads=sizes["vision_heads"])
+    else:
+        image = ViTConfig(16, 16, 8, 1, 1)
     return CLIPConfig(
         theirs[f"{clip}text_projection"].shape[1],
         image,

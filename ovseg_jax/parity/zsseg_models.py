@@ -23,7 +23,7 @@ from ovseg_jax.parity.maskformer import (
 )
 from ovseg_jax.parity.model import gradients, load_model, names, to_nchw
 from ovseg_jax.parity.runner import Arrays, Quantity, exact, gradient, loss, output
-from ovseg_jax.parity.zsseg import adapter_config, recorded_tensors
+from ovseg_jax.parity.zsseg import adapter_config, adapter_map, recorded_tensors
 from ovseg_jax.systems.zsseg import ZSSeg, ZSSegConfig
 from ovseg_jax.systems.zsseg_pixels import ZSSegPixels, ZSSegPixelsConfig
 from ovseg_jax.text.vocabulary import Vocabulary
@@ -35,7 +35,8 @@ def _load(
     arrays: Arrays, meta: Mapping, own_regions: bool = False, **choices
 ) -> tuple[ZSSegConfig, nnx.GraphDef, Flat]:
     """The system of a file; what the file lacks of CLIP is zero."""
-    theirs, name_map = recorded_tensors(arrays), segmenter_map(own_regions)
+    theirs = recorded_tensors(arrays)
+    name_map = segmenter_map(own_regions, adapter_map(theirs, _CLIP))
     prompt = prompt_sizes(theirs, REGION_ADAPTER if own_regions else QUERY_ADAPTER)
     config = ZSSegConfig(
         adapter_config(theirs, meta["clip"], _CLIP),
@@ -187,7 +188,8 @@ def _variant(config: ZSSegConfig, variant: Mapping) -> ZSSegConfig:
 
 def compare_pixels(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """The baseline without proposals: loss and gradients, and maps by three weights."""
-    theirs, name_map = recorded_tensors(arrays), segmenter_map()
+    theirs = recorded_tensors(arrays)
+    name_map = segmenter_map(clip=adapter_map(theirs, _CLIP))
     config = ZSSegPixelsConfig(
         adapter_config(theirs, meta["clip"], _CLIP),
         resnet_config(theirs, "backbone.", **backbone_choices(meta)),
