@@ -1,6 +1,7 @@
 """What zsseg's checkpoints become: their sizes, the sections of model.json, and the way back."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -45,6 +46,13 @@ def prompt_sizes(tensors: Tensors, adapter: str = QUERY_ADAPTER) -> PromptSizes:
     return PromptSizes(prefix[0], suffix[0], max(prefix[1], suffix[1]))
 
 
+def class_head_sizes(tensors: Tensors) -> dict[str, int]:
+    """The fields of `ZSSegConfig` on the projection from queries to CLIP's space."""
+    kernel = "sem_seg_head.predictor.class_embed.layers.{}.weight"
+    layers = next(i for i in itertools.count() if kernel.format(i) not in tensors)
+    return dict(class_hidden=tensors[kernel.format(0)].shape[0], class_layers=layers)
+
+
 def segmenter_sections(tensors: Tensors) -> ConfigDict:
     """The sections of model.json for the segmenter.
 
@@ -69,7 +77,7 @@ def segmenter_sections(tensors: Tensors) -> ConfigDict:
             layer=predictor.pop("layer"),
             predictor=predictor,
         ),
-        class_hidden=tensors["sem_seg_head.predictor.class_embed.layers.0.weight"].shape[0],
+        **class_head_sizes(tensors),
         prefix=prompt.prefix,
         suffix=prompt.suffix,
         query_prompts=int(own_regions),

@@ -114,7 +114,7 @@ class DecoderLayer(_Layer):
 
 
 class Encoder(nnx.Module):
-    """Layers over the tokens of a picture; pre-norm ones end in a norm."""
+    """Layers over the tokens of a picture; behind pre-norm ones, even if none, stands a norm."""
 
     def __init__(self, config: LayerConfig, layers: int, *, rngs: nnx.Rngs):
         self.layers = nnx.List(EncoderLayer(config, rngs=rngs) for _ in range(layers))

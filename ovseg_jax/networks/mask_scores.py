@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from ovseg_jax.networks.clip import normalize
 
 TEMPERATURE = 100.0  # a constant; CLIP's own scale is not used
+# Accelerators would otherwise round what is multiplied to 8 or 11 bits: tenths of a logit.
+_EXACT = jax.lax.Precision.HIGHEST
 
 
 def with_no_object(names: jax.Array, no_object: jax.Array) -> jax.Array:
@@ -19,7 +21,7 @@ def with_no_object(names: jax.Array, no_object: jax.Array) -> jax.Array:
 
 def cosine_logits(features: jax.Array, text: jax.Array) -> jax.Array:
     """Scaled cosines float32 [..., M] of features [..., E] and unit-length rows [M, E]."""
-    return TEMPERATURE * normalize(features) @ text.T
+    return TEMPERATURE * jnp.matmul(normalize(features), text.T, precision=_EXACT)
 
 
 def query_probabilities(logits: jax.Array, real: jax.Array) -> jax.Array:
@@ -33,14 +35,14 @@ def region_probabilities(logits: jax.Array, valid: jax.Array, real: jax.Array) -
 
     Args:
       logits: float32 [..., Q, N + 1], no object last, which does not compete.
-      valid: bool [..., Q], whether a query has a region; all names of the others get 1.
+      valid: bool [..., Q], whether a query has a region; the real names of the others get 1.
       real: bool [N].
 
     Returns:
       float32 [..., Q, N].
     """
     probabilities = jax.nn.softmax(jnp.where(real, logits[..., :-1], -jnp.inf), axis=-1)
-    return jnp.where(valid[..., None], probabilities, 1.0)
+    return jnp.where(real & ~valid[..., None], 1.0, probabilities)
 
 
 def trained_on(seen: jax.Array, real: jax.Array) -> jax.Array:

@@ -84,11 +84,7 @@ class Predictor(nnx.Module):
             else None
         )
         self.queries = nnx.Param(normal(1.0)(rngs.params(), (config.queries, dim), jnp.float32))
-        self.encoder = (
-            Encoder(config.layer, config.encoder_layers, rngs=rngs)
-            if config.encoder_layers
-            else None
-        )
+        self.encoder = Encoder(config.layer, config.encoder_layers, rngs=rngs)
         self.decoder = Decoder(config.layer, config.decoder_layers, rngs=rngs)
         self.class_head = class_head
         self.mask_head = Perceptron(dim, dim, mask_dim, 3, rngs=rngs)
@@ -109,8 +105,7 @@ class Predictor(nnx.Module):
         b, h, w, d = x.shape
         grid = sine_positions((h, w), d).astype(x.dtype)
         positions, memory = grid.reshape(h * w, d), x.reshape(b, h * w, d)
-        if self.encoder:
-            memory = self.encoder(memory, positions, rngs)
+        memory = self.encoder(memory, positions, rngs)
         states = self.decoder(self.queries[...].astype(x.dtype), memory, positions, rngs)
         return states, {"positions": grid, "memory": memory.reshape(b, h, w, d)}
 

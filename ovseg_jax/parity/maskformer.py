@@ -49,8 +49,13 @@ def backbone_choices(meta: Mapping) -> dict:
 
 
 def layer_choices(meta: Mapping) -> dict:
-    """What the tensors of a predictor do not tell."""
+    """What the tensors of a transformer do not tell."""
     return dict(heads=meta["nheads"], pre_norm=meta["pre_norm"], dropout=meta["dropout"])
+
+
+def predictor_choices(meta: Mapping) -> dict:
+    """What the tensors of a predictor do not tell."""
+    return dict(reads_encoded=meta["in_feature"] == "transformer_encoder", **layer_choices(meta))
 
 
 def _compare_part(
@@ -58,12 +63,12 @@ def _compare_part(
     create: Callable[[nnx.Rngs], nnx.Module],
     name_map: NameMap,
     forward: Callable[[nnx.Module], tuple[jax.Array, dict[str, jax.Array]]],
-    grad_scale: Callable[[str], float | None] = lambda name: None,
+    grad_scale: Callable[[str, Mapping], float | None] = lambda name, grads: None,
 ) -> dict[str, Quantity]:
     """Values and gradients of a part of the network.
 
-    `forward` maps the part to its loss and to its results by name; `grad_scale` tells the magnitude
-    of gradients that are zero but for rounding.
+    `forward` maps the part to its loss and to its results by name; `grad_scale` tells, by name and
+    from all of them, the magnitude of gradients that are zero but for rounding.
     """
     graphdef, params = load_model(create, name_map, tensors(arrays))
     results = jax.jit(lambda params: forward(merge_model(graphdef, params))[1])(params)
@@ -73,7 +78,7 @@ def _compare_part(
     return (
         {f"out/{name}": output(value) for name, value in results.items()}
         | {"out/loss": loss(value)}
-        | {f"grad/{name}": gradient(grad, grad_scale(name)) for name, grad in grads.items()}
+        | {f"grad/{name}": gradient(grad, grad_scale(name, grads)) for name, grad in grads.items()}
     )
 
 
@@ -120,9 +125,8 @@ def compare_pixel_decoder(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
             theirs = {"adapter": "adapter", "smoother": "layer"}[kind]
             results[f"{theirs}_{int(number) + 1}"] = value
         results = {name: to_nchw(value) for name, value in results.items()}
-        weights = {name: arrays[f"in/{name}"] for name in names(arrays, "in/")}
         terms = [
-            (results[name] * weights[f"cotangent_{name}"]).mean()
+            (results[name] * arrays[f"in/cotangent_{name}"]).mean()
             for name in ("mask_features", "transformer_encoder_features")
             if name in results
         ]
@@ -131,18 +135,18 @@ def compare_pixel_decoder(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     return _compare_part(arrays, create, NameMap("pixel decoder", PIXEL_DECODER_RULES), forward)
 
 
-def _first_layer_scale(name: str, arrays: Arrays, meta: Mapping) -> float | None:
+def first_layer_scale(name: str, grads: Mapping, meta: Mapping) -> float | None:
     """Queries begin with zeros, so the first layer's values are alike: no gradient but rounding."""
     if meta["pre_norm"] or not name.endswith("decoder.layers.0.self_attn.in_proj_weight"):
         return None
-    return float(np.abs(arrays[f"grad/{name.removesuffix('weight')}bias"]).max())
+    return float(np.abs(grads[f"{name.removesuffix('weight')}bias"]).max())
 
 
 def compare_predictor(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """Queries after each layer, what they say, and all gradients."""
     theirs = tensors(arrays)
     x, pixels = to_nhwc(arrays["in/x"]), to_nhwc(arrays["in/mask_features"])
-    sizes = predictor_config(theirs, "", **layer_choices(meta))
+    sizes = predictor_config(theirs, "", **predictor_choices(meta))
 
     def create(rngs):
         classes, dim = theirs["class_embed.weight"].shape
@@ -151,7 +155,8 @@ def compare_predictor(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
 
     def forward(predictor):
         states, trace = predictor.states(x)
-        normed = predictor.decoder.norm(jnp.stack(states))
+        read = states if meta["deep_supervision"] else states[-1:]
+        normed = predictor.decoder.norm(jnp.stack(read))
         positions = trace["positions"]
         results = {
             "pos": to_nchw(jnp.broadcast_to(positions, (len(x), *positions.shape))),
@@ -168,7 +173,7 @@ def compare_predictor(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
 
     name_map = NameMap("predictor", PREDICTOR_RULES)
     return _compare_part(
-        arrays, create, name_map, forward, lambda name: _first_layer_scale(name, arrays, meta)
+        arrays, create, name_map, forward, lambda *given: first_layer_scale(*given, meta)
     )
 
 
@@ -196,7 +201,7 @@ def load_images(arrays: Arrays, meta: Mapping) -> tuple[jax.Array, np.ndarray]:
         for i in range(len(names(arrays, "in/image_")))
     ]
     sizes = np.array([image.shape[:2] for image in images], np.int32)
-    multiple = meta["size_divisibility"]
+    multiple = max(1, meta["size_divisibility"])  # detectron2: not above 0 = as it is
     canvas = -(-sizes.max(0) // multiple) * multiple
     padded = [
         jnp.pad(image, [*((0, full - n) for full, n in zip(canvas, size, strict=True)), (0, 0)])
@@ -208,12 +213,7 @@ def load_images(arrays: Arrays, meta: Mapping) -> tuple[jax.Array, np.ndarray]:
 def load_maskformer(arrays: Arrays, meta: Mapping) -> tuple[nnx.GraphDef, Flat]:
     """The whole network of a file."""
     theirs = tensors(arrays)
-    reads_encoded = meta["in_feature"] == "transformer_encoder"
-    sizes = maskformer_config(
-        theirs,
-        backbone_choices(meta),
-        dict(reads_encoded=reads_encoded, **layer_choices(meta)),
-    )
+    sizes = maskformer_config(theirs, backbone_choices(meta), predictor_choices(meta))
 
     def create(rngs):
         classes, dim = theirs["sem_seg_head.predictor.class_embed.weight"].shape
@@ -232,7 +232,7 @@ def compare_full(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     def forward(params):
         model = merge_model(graphdef, params)
         maps = model.backbone(image)
-        outputs = model.decode(maps)
+        outputs = model.decode(maps, all_layers=meta["deep_supervision"])
         logits = outputs.classes[-1]
         scores = query_probabilities(logits, jnp.ones(logits.shape[-1] - 1, bool))
         return (
@@ -266,20 +266,15 @@ def _compare_losses(
     arrays: Arrays, meta: Mapping, graphdef: nnx.GraphDef, params: Flat, image: jax.Array
 ) -> dict[str, Quantity]:
     """The weighted terms of every layer, gradients, and the norm of them all."""
-    canvas = image.shape[1:3]
-    padded = dict(arrays)
-    for i in range(len(image)):
-        given = arrays[f"in/masks_{i}"]
-        margins = (full - n for full, n in zip(canvas, given.shape[1:], strict=True))
-        padded[f"in/masks_{i}"] = np.pad(given, [(0, 0), *((0, margin) for margin in margins)])
-    classes, masks = load_targets(padded, len(image))
+    classes, masks = load_targets(arrays, len(image), image.shape[1:3])
     weights = TermWeights(1.0, meta["mask_weight"], meta["dice_weight"])
     trained, constants = split_trainable(params, (ParamGroup(r"^(?!backbone/.*/norm/)"),))
 
     @jax.jit
     def differentiate(trained):
         def total(trained):
-            outputs = merge_model(graphdef, {**trained, **constants})(image)
+            model = merge_model(graphdef, {**trained, **constants})
+            outputs = model(image, all_layers=meta["deep_supervision"])
             options = dict(weights=weights, no_object_weight=meta["no_object_weight"])
             return set_losses(*outputs, classes, masks, **options)
 
@@ -294,8 +289,7 @@ def _compare_losses(
         for name, value in terms.items()
     }
     for name in names(arrays, "grad/"):
-        scale = _first_layer_scale(name, arrays, meta)
-        quantities[f"grad/{name}"] = gradient(grads[name], scale)
+        quantities[f"grad/{name}"] = gradient(grads[name], first_layer_scale(name, grads, meta))
     return quantities | {"out/grad_global_norm": gradient(norm)}
 
 
@@ -338,22 +332,16 @@ def _columns(key: str, arrays: Arrays, actual: np.ndarray) -> dict[str, Quantity
 
 def compare_optimizer(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """Parameters after each of some steps with given gradients, at a constant rate."""
+    # The recorded groups have absolute rates and decays.
     config = dict(
-        name=meta["optimizer"].lower(),
-        lr=meta["base_lr"],
-        weight_decay=meta["weight_decay"],
-        clip_norm=meta["clip_norm"],
+        name=meta["optimizer"].lower(), lr=1.0, weight_decay=1.0, clip_norm=meta["clip_norm"]
     )
     if meta["betas"]:
         config |= dict(zip(("b1", "b2"), meta["betas"], strict=True), eps=meta["eps"])
     else:
         config |= dict(momentum=meta["momentum"])
     groups = [
-        ParamGroup(
-            f"^{re.escape(name)}$",
-            lr=group["lr"] / meta["base_lr"],
-            weight_decay=group["weight_decay"] / meta["weight_decay"],
-        )
+        ParamGroup(f"^{re.escape(name)}$", group["lr"], group["weight_decay"])
         for name, group in meta["groups"].items()
     ]
     params, frozen = split_trainable(jax.tree.map(jnp.asarray, tensors(arrays)), groups)

@@ -13,16 +13,23 @@ from ovseg_jax.ops.resize import take_nearest
 from ovseg_jax.parity.runner import Arrays, Quantity, exact, gradient, loss, output
 
 
-def load_targets(arrays: Arrays, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Classes [B, K] and masks [B, K, H, W] of a batch, with padding beyond the largest count."""
+def load_targets(
+    arrays: Arrays, images: int, canvas: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Classes int32 [B, K] and masks bool [B, K, H, W], with padding beyond the largest count.
+
+    Masks lie in the upper left corner of the canvas, whose size is by default that of the largest.
+    """
     labels = [arrays[f"in/labels_{image}"] for image in range(images)]
-    size = arrays["in/masks_0"].shape[1:]
+    given = [arrays[f"in/masks_{image}"] for image in range(images)]
+    if canvas is None:
+        canvas = tuple(np.max([x.shape[1:] for x in given], axis=0))
     slots = max(map(len, labels)) + 1
     classes = np.full((images, slots), -1, np.int32)
-    masks = np.zeros((images, slots, *size), bool)
-    for image, label in enumerate(labels):
+    masks = np.zeros((images, slots, *canvas), bool)
+    for image, (label, mask) in enumerate(zip(labels, given, strict=True)):
         classes[image, : len(label)] = label
-        masks[image, : len(label)] = arrays[f"in/masks_{image}"]
+        masks[image, : len(label), : mask.shape[1], : mask.shape[2]] = mask
     return classes, masks
 
 

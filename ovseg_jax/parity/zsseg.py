@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ovseg_jax.convert.clip import CLIP_MAP, VIT_RULES, text_config, vit_config
+from ovseg_jax.convert.clip import (
+    CLIP_MAP,
+    CLIP_RESNET_MAP,
+    VIT_RULES,
+    resnet_config,
+    text_config,
+    vit_config,
+)
 from ovseg_jax.convert.name_map import NameMap, linear, prefixed, rule
 from ovseg_jax.convert.zsseg import (
     PROMPT_MAP,
@@ -59,11 +66,17 @@ _TEXT_PARTS = ("clip/text/", "clip/logit_scale", "prompt/")
 def recorded_tensors(arrays: Arrays) -> dict[str, np.ndarray]:
     """The source's tensors of a file, with the rows of the token embedding in their places."""
     theirs = tensors(arrays)
-    rows = next(name for name in theirs if name.endswith("token_embedding.rows_used"))
-    used = theirs.pop(rows)
-    table = np.zeros((_VOCABULARY, used.shape[1]), np.float32)
-    table[arrays["in/token_ids_used"]] = used
-    return theirs | {rows.removesuffix("rows_used") + "weight": table}
+    for name in [name for name in theirs if name.endswith("token_embedding.rows_used")]:
+        used = theirs.pop(name)
+        table = np.zeros((_VOCABULARY, used.shape[1]), np.float32)
+        table[arrays["in/token_ids_used"]] = used
+        theirs[name.removesuffix("rows_used") + "weight"] = table
+    return theirs
+
+
+def adapter_map(theirs: Mapping[str, np.ndarray], clip: str) -> NameMap:
+    """The map of the CLIP of an adapter, whose names begin with `clip`."""
+    return CLIP_RESNET_MAP if f"{clip}visual.layer1.0.conv1.weight" in theirs else CLIP_MAP
 
 
 def adapter_config(theirs: Mapping[str, np.ndarray], sizes: Mapping, clip: str = "") -> CLIPConfig:
@@ -74,9 +87,13 @@ def adapter_config(theirs: Mapping[str, np.ndarray], sizes: Mapping, clip: str =
       sizes: the meta data on CLIP.
       clip: prefix of CLIP's names.
     """
-    image = ViTConfig(16, 16, 8, 1, 1)
-    if f"{clip}visual.proj" in theirs:
-        image = vit_config(theirs, f"{clip}visual.", heads=sizes["vision_heads"])
+    tower = f"{clip}visual."
+    if adapter_map(theirs, clip) is CLIP_RESNET_MAP:
+        image = resnet_config(theirs, tower)
+    elif f"{tower}proj" in theirs:
+        image = vit_config(theirs, tower, heads=sizes["vision_heads"])
+    else:
+        image = ViTConfig(16, 16, 8, 1, 1)
     return CLIPConfig(
         theirs[f"{clip}text_projection"].shape[1],
         image,
@@ -181,7 +198,7 @@ def compare_regions(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     masks = soft > meta["mask_thr"]
     boxes, valid = mask_boxes(masks)
     expanded = expand_boxes(boxes, meta["mask_expand_ratio"], image.shape[:2])
-    painted = soft if meta["mask_matting"] else masks
+    painted, stride = soft if meta["mask_matting"] else masks, meta["stored_stride"]
     quantities = {
         "out/valid": exact(valid),
         "out/boxes_xyxy": exact(boxes[valid]),
@@ -193,11 +210,10 @@ def compare_regions(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
         parts = zip(painted[valid], expanded[valid], strict=True)
         regions = [cut_region(image, mask, box, fill) for mask, box in parts]
         return quantities | {
-            f"out/region_{number}": output(to_nchw(region[None]))
+            f"out/region_{number}": output(to_nchw(region[None])[..., ::stride, ::stride])
             for number, region in enumerate(regions)
         }
     regions = to_nchw(cut_regions(image, painted, expanded, REGION_SIZE, fill)[valid])
-    stride = meta["stored_stride"]
     return quantities | {
         "out/regions": output(regions[..., ::stride, ::stride]),
         "out/regions_mean": output(regions.mean((2, 3))),
@@ -235,9 +251,9 @@ def compare_prompt_training(arrays: Arrays, meta: Mapping) -> dict[str, Quantity
     def forward(params):
         system = merge_model(graphdef, params)
         painted = system.paint(batch["image"], batch["label"] == 1)
-        names = system.encode_vocabulary(vocabulary.tokens)
+        rows = system.encode_vocabulary(vocabulary.tokens)
         tower = system.clip.image
-        features, logits = tower(painted), system.region_logits(painted, names)
+        features, logits = tower(painted), system.region_logits(painted, rows)
         return painted, features, logits, tower.positions[...]
 
     painted, features, logits, positions = forward(params)

@@ -9,16 +9,21 @@ import numpy as np
 from flax import nnx
 
 from ovseg_jax.convert.maskformer import maskformer_config, pixel_decoder_config
-from ovseg_jax.convert.name_map import NameMap
 from ovseg_jax.convert.resnet import resnet_config
-from ovseg_jax.convert.zsseg import QUERY_ADAPTER, segmenter_map
+from ovseg_jax.convert.zsseg import QUERY_ADAPTER, REGION_ADAPTER, segmenter_map
+from ovseg_jax.convert.zsseg_models import class_head_sizes, prompt_sizes
 from ovseg_jax.networks.mask_scores import cosine_logits
 from ovseg_jax.ops.resize import resize
 from ovseg_jax.params import Flat, merge_model
-from ovseg_jax.parity.maskformer import backbone_choices, layer_choices, load_images
+from ovseg_jax.parity.maskformer import (
+    backbone_choices,
+    first_layer_scale,
+    load_images,
+    predictor_choices,
+)
 from ovseg_jax.parity.model import gradients, load_model, names, to_nchw
 from ovseg_jax.parity.runner import Arrays, Quantity, exact, gradient, loss, output
-from ovseg_jax.parity.zsseg import adapter_config, recorded_tensors
+from ovseg_jax.parity.zsseg import adapter_config, adapter_map, recorded_tensors
 from ovseg_jax.systems.zsseg import ZSSeg, ZSSegConfig
 from ovseg_jax.systems.zsseg_pixels import ZSSegPixels, ZSSegPixelsConfig
 from ovseg_jax.text.vocabulary import Vocabulary
@@ -27,19 +32,19 @@ _CLIP = f"{QUERY_ADAPTER}clip_model."
 
 
 def _load(
-    arrays: Arrays, meta: Mapping, name_map: NameMap, **choices
+    arrays: Arrays, meta: Mapping, own_regions: bool = False, **choices
 ) -> tuple[ZSSegConfig, nnx.GraphDef, Flat]:
     """The system of a file; what the file lacks of CLIP is zero."""
     theirs = recorded_tensors(arrays)
-    clip = adapter_config(theirs, meta["clip"], _CLIP)
-    prefix, suffix = meta.get("prompt_shape") or (0, 0)
+    name_map = segmenter_map(own_regions, adapter_map(theirs, _CLIP))
+    prompt = prompt_sizes(theirs, REGION_ADAPTER if own_regions else QUERY_ADAPTER)
     config = ZSSegConfig(
-        clip,
-        maskformer_config(theirs, backbone_choices(meta), layer_choices(meta)),
-        class_hidden=meta["embed_hidden_dim"],
-        prefix=prefix,
-        suffix=suffix,
-        learn_prompt=bool(prefix + suffix),
+        adapter_config(theirs, meta["clip"], _CLIP),
+        maskformer_config(theirs, backbone_choices(meta), predictor_choices(meta)),
+        **class_head_sizes(theirs),
+        deep_supervision=meta["deep_supervision"],
+        prefix=prompt.prefix,
+        suffix=prompt.suffix,
         mask_weight=meta["mask_weight"],
         dice_weight=meta["dice_weight"],
         no_object_weight=meta["no_object_weight"],
@@ -47,9 +52,15 @@ def _load(
         image_std=tuple(meta["pixel_std"]),
         **choices,
     )
-    held = {path for name in theirs for path in name_map.paths(name)}
+    held = {path for name in theirs for path in name_map.paths(name) or ()}
     graphdef, params = load_model(lambda rngs: ZSSeg(config, rngs=rngs), name_map, theirs, held)
     return config, graphdef, params
+
+
+def _tokens(arrays: Arrays, key: str) -> jax.Array:
+    """The prompts of the names, int32 [n, P, L]; for a learned one bare names are recorded."""
+    tokens = jnp.asarray(arrays[key], jnp.int32)  # [P, n, L] or [n, L]
+    return tokens[:, None] if tokens.ndim == 2 else tokens.swapaxes(0, 1)
 
 
 def _vocabulary(tokens: jax.Array, seen: np.ndarray) -> Vocabulary:
@@ -78,10 +89,10 @@ def _labels(arrays: Arrays, canvas: tuple[int, int]) -> dict[str, np.ndarray]:
 
 def compare_train(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """Names, queries, masks, weighted losses of all layers, and gradients."""
-    name_map = segmenter_map()
-    config, graphdef, params = _load(arrays, meta, name_map)
-    tokens = jnp.asarray(arrays["in/tokens"], jnp.int32)
-    tokens = tokens[:, None] if tokens.ndim == 2 else tokens.swapaxes(0, 1)  # [n, P, L]
+    trained = [name for name in meta["trainable_parameters"] if f"param/{name}" in arrays]
+    learn_prompt = any("prompt_learner." in name for name in trained)
+    config, graphdef, params = _load(arrays, meta, learn_prompt=learn_prompt)
+    tokens = _tokens(arrays, "in/tokens")
     vocabulary = _vocabulary(tokens, np.ones(len(tokens), bool))
     image, _ = load_images(arrays, meta)
     batch = {"image": image, **_labels(arrays, image.shape[1:3])}
@@ -99,8 +110,7 @@ def compare_train(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     def total(system):
         return system.loss(batch, _embed(system, vocabulary), None)[0]
 
-    trained = [name for name in meta["trainable_parameters"] if f"param/{name}" in arrays]
-    _, grads = gradients(graphdef, params, name_map, trained, total)
+    _, grads = gradients(graphdef, params, segmenter_map(), trained, total)
     weights = dict(ce=1.0, mask=config.mask_weight, dice=config.dice_weight)
     quantities = {
         f"out/weighted_{name}": loss(term * weights[name.split("_")[1]])
@@ -120,41 +130,40 @@ def compare_train(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
             f"out/{prefix}sim_logits": output(cosine_logits(queries, text)),
         }
     return quantities | {
-        key: gradient(grads[key.removeprefix("grad/")]) for key in arrays if key.startswith("grad/")
+        f"grad/{name}": gradient(grads[name], first_layer_scale(name, grads, meta))
+        for name in names(arrays, "grad/")
     }
 
 
 def compare_eval(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """Pictures to masks, regions, scores of queries and maps, with variants of the ensemble."""
     own = meta["separate_region_adapter"]
-    choices = dict(
-        query_prompts=len(arrays["in/tokens"]) if own else 0,
-        mask_threshold=meta["mask_thr"],
-    )
-    config, graphdef, params = _load(arrays, meta, segmenter_map(own), **choices)
     keys = ("in/tokens", "in/region_tokens") if own else ("in/tokens",)
-    tokens = np.concatenate([arrays[key] for key in keys]).swapaxes(0, 1)  # [n, P, L]
+    tokens = [_tokens(arrays, key) for key in keys]
+    queries = tokens[0].shape[1] if own else 0
+    config, graphdef, params = _load(
+        arrays, meta, own, query_prompts=queries, mask_threshold=meta["mask_thr"]
+    )
     flags = np.asarray(meta["trainable_flag"], bool)
     system = merge_model(graphdef, params)
-    vocabulary = _embed(system, _vocabulary(jnp.asarray(tokens, jnp.int32), flags))
+    vocabulary = _embed(system, _vocabulary(jnp.concatenate(tokens, axis=1), flags))
     text, region_text = system._names(vocabulary)
     quantities = {"out/text_features_with_noobj": output(text)}
     if own:
         quantities["out/region_text_features_with_noobj"] = output(region_text)
     for picture in names(arrays, "in/image_"):
-        one = {"in/image_0": arrays[f"in/image_{picture}"]}
-        image, sizes = load_images(one, meta)
-        height, width = sizes[0].tolist()
+        image, sizes = load_images({"in/image_0": arrays[f"in/image_{picture}"]}, meta)
+        system.config = config  # not that of the last variant, which may not look at regions
         features = system.encode(image, jnp.asarray(sizes))
-        masks = jax.nn.sigmoid(resize(features.masks[0, ..., None], image.shape[1:3])[..., 0])
+        height, width = sizes[0].tolist()
+        masks = system._probabilities(features.masks[0], image.shape[1:3])
         valid = np.asarray(features.valid[0])
+        logits = cosine_logits(features.regions[0], region_text)
         quantities |= {
             f"out/class_embedding_{picture}": output(features.queries[0]),
             f"out/mask_prob_{picture}": output(masks[:, :height, :width]),
             f"out/valid_{picture}": exact(valid),
-            f"out/clip_logits_{picture}": output(
-                cosine_logits(features.regions[0], region_text)[valid]
-            ),
+            f"out/clip_logits_{picture}": output(logits[valid]),
         }
         shape = tuple(arrays[f"in/out_hw_{picture}"].tolist())
         for number, variant in enumerate(meta["variants"]):
@@ -179,7 +188,8 @@ def _variant(config: ZSSegConfig, variant: Mapping) -> ZSSegConfig:
 
 def compare_pixels(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     """The baseline without proposals: loss and gradients, and maps by three weights."""
-    theirs, name_map = recorded_tensors(arrays), segmenter_map()
+    theirs = recorded_tensors(arrays)
+    name_map = segmenter_map(clip=adapter_map(theirs, _CLIP))
     config = ZSSegPixelsConfig(
         adapter_config(theirs, meta["clip"], _CLIP),
         resnet_config(theirs, "backbone.", **backbone_choices(meta)),
@@ -191,12 +201,11 @@ def compare_pixels(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
         lambda rngs: ZSSegPixels(config, rngs=rngs), name_map, theirs, ("clip/", "maskformer/")
     )
     flags = np.asarray(meta["trainable_flag"], bool)
-    tokens = jnp.asarray(arrays["in/tokens"], jnp.int32).swapaxes(0, 1)
     system = merge_model(graphdef, params)
-    vocabulary = _embed(system, _vocabulary(tokens, flags))
+    vocabulary = _embed(system, _vocabulary(_tokens(arrays, "in/tokens"), flags))
     rows = np.flatnonzero([name in meta["seen_names"] for name in meta["class_names"]])
     seen = Vocabulary(vocabulary.embeddings[rows], jnp.arange(len(rows)), jnp.ones(len(rows), bool))
-    image, _ = load_images(arrays, {**meta, "size_divisibility": 1})
+    image, _ = load_images(arrays, {**meta, "size_divisibility": 0})
     label = jnp.asarray(arrays["in/sem_seg_0"], jnp.int32)[None]
     value, grads = gradients(
         graphdef,
@@ -207,14 +216,19 @@ def compare_pixels(arrays: Arrays, meta: Mapping) -> dict[str, Quantity]:
     )
     features = system.encode(image)
     embeddings = resize(system.spread(features.embeddings, image.shape[1:3]), meta["out_hw"])
-    quantities = {
+
+    def maps(weight):
+        system.config = dataclasses.replace(config, ensemble_weight=weight)
+        return system.scores(embeddings, features.picture, vocabulary)[0]
+
+    return {
         "out/loss_sem_seg": loss(value),
         "out/train_embedding": output(to_nchw(features.embeddings)),
-    } | {f"grad/{name}": gradient(grad) for name, grad in grads.items()}
-    for number, weight in enumerate(meta["ensemble_weights"]):
-        system.config = dataclasses.replace(config, ensemble_weight=weight)
-        maps = system.scores(embeddings, features.picture, vocabulary)[0]
-        quantities[f"out/sem_seg_w{number}"] = output(maps.transpose(2, 0, 1))
-        if weight < 0:  # the picture's names alone, the same everywhere
-            quantities["out/clip_global_prob"] = output(maps[0, 0])
-    return quantities
+        # The picture's names alone are the same everywhere.
+        "out/clip_global_prob": output(maps(-1.0)[0, 0]),
+        **{f"grad/{name}": gradient(grad) for name, grad in grads.items()},
+        **{
+            f"out/sem_seg_w{number}": output(maps(weight).transpose(2, 0, 1))
+            for number, weight in enumerate(meta["ensemble_weights"])
+        },
+    }

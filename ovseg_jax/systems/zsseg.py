@@ -55,6 +55,8 @@ class ZSSegConfig:
     clip: CLIPConfig
     maskformer: MaskFormerConfig = dataclasses.field(default_factory=MaskFormerConfig)
     class_hidden: int = 1024  # of the projection from queries to CLIP's space
+    class_layers: int = 2  # likewise
+    deep_supervision: bool = True  # whether all decoder layers have a loss, or the last one alone
     prefix: int = 0  # learned vectors before a name; without any, prompts are the templates'
     suffix: int = 0  # and behind it
     full_stop: int = FULL_STOP  # token id that ends learned prompts
@@ -112,7 +114,11 @@ class ZSSeg(System):
         self.config = config
         self.clip = CLIP(config.clip, rngs=rngs, dtype=dtype)
         class_head = Perceptron(
-            config.maskformer.predictor.layer.dim, config.class_hidden, embed_dim, 2, rngs=rngs
+            config.maskformer.predictor.layer.dim,
+            config.class_hidden,
+            embed_dim,
+            config.class_layers,
+            rngs=rngs,
         )
         self.maskformer = MaskFormer(config.maskformer, class_head, rngs=rngs, dtype=dtype)
         self.prompt = (
@@ -198,7 +204,7 @@ class ZSSeg(System):
             embeddings = self.encode_vocabulary(vocabulary.tokens)
             vocabulary = dataclasses.replace(vocabulary, embeddings=embeddings)
         classes, rows = targets(batch["classes"], vocabulary)
-        outputs = self.maskformer(batch["image"], rngs=rngs)
+        outputs = self.maskformer(batch["image"], all_layers=config.deep_supervision, rngs=rngs)
         names, _ = self._names(vocabulary)
         masks = region_masks(batch["label"], classes)
         competes = jnp.append(vocabulary.class_ids >= 0, True)

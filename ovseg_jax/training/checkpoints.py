@@ -116,15 +116,17 @@ class Checkpoints:
         )
         self._guard(lambda: self._manager.save(int(state["step"]), args=items))
 
+    def _damage(self, step: int, error: Exception) -> UserError:
+        return UserError(
+            f"checkpoint {self.directory / str(step)} is damaged ({type(error).__name__}); start "
+            "again with --resume=previous to use the one before it, or delete it."
+        )
+
     def _restore(self, step: int, **items):
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(**items))
         except Exception as error:  # orbax raises many types for a damaged directory
-            raise UserError(
-                f"checkpoint {self.directory / str(step)} is damaged "
-                f"({type(error).__name__}); start again with --resume=previous to use the one "
-                "before it, or delete it."
-            ) from error
+            raise self._damage(step, error) from error
 
     def restore(self, abstract_state: Mapping, step: int) -> dict:
         """Restores a whole train state onto the shardings that `abstract_state` asks for."""
@@ -133,28 +135,22 @@ class Checkpoints:
         rest = {key: value for key, value in abstract_state.items() if key not in _MODEL}
         restored = {}
         for item, tree in (("params", weights), ("training", rest)):
-            _check_leaves(_leaves(tree), self._metadata(step, item), self.directory / str(step))
-            wanted = args.StandardRestore(_leaves(tree))
-            leaves = self._restore(step, **{item: wanted})[item]
+            wanted = _leaves(tree)
+            _check_leaves(wanted, self._metadata(step, item), self.directory / str(step))
+            found = self._restore(step, **{item: args.StandardRestore(wanted)})[item]
             structure = jax.tree.structure(tree)
-            restored |= jax.tree.unflatten(structure, [leaves[key] for key in _leaves(tree)])
+            restored |= jax.tree.unflatten(structure, [found[key] for key in wanted])
         return restored
 
     def _metadata(self, step: int, item: str) -> Mapping:
-        metadata = self._restore_metadata(step)[item]
-        return metadata.tree if hasattr(metadata, "tree") else metadata
-
-    def _restore_metadata(self, step: int):
+        """The shapes of the arrays of an item, by key."""
         try:
             metadata = self._manager.item_metadata(step)
             if metadata["params"] is None or metadata["training"] is None:
                 raise ValueError("no metadata")
-            return metadata
         except Exception as error:  # as above: the type depends on what is damaged
-            raise UserError(
-                f"checkpoint {self.directory / str(step)} is damaged ({type(error).__name__}); "
-                "start again with --resume=previous to use the one before it, or delete it."
-            ) from error
+            raise self._damage(step, error) from error
+        return metadata[item].tree if hasattr(metadata[item], "tree") else metadata[item]
 
     def restore_weights(self, step: int) -> Flat:
         """Restores what training changed of the model, by path as numpy arrays.

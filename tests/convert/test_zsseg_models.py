@@ -44,7 +44,7 @@ PIXELS = dict(name="zsseg_pixels", backbone=BACKBONE, pixel_decoder=MASKFORMER["
 # Layout, system, CLIP's image tower, classes in training, what model.json is to say.
 CASES = {
     "fixed": ("zsseg", SEGMENTER, VIT, 3, "vild14"),
-    "learned": ("zsseg", SEGMENTER | dict(prefix=2, suffix=1), VIT, 3, "{}"),
+    "learned": ("zsseg", SEGMENTER | dict(prefix=2, suffix=1, class_layers=3), VIT, 3, "{}"),
     "regions": (
         "zsseg with a second adapter",
         SEGMENTER | dict(prefix=2, query_prompts=1, ensemble_weight=0.7),

@@ -62,11 +62,11 @@ def test_padded_names_change_nothing():
         return jnp.concatenate([rows[:, :-1], jnp.full((QUERIES, 3), 50.0), rows[:, -1:]], axis=1)
 
     seen, real = (jnp.pad(x, (0, 3)) for x in (SEEN, REAL))
-    for weight in (0.7, 0.0):
+    for weight in (0.7, 0.0, 1.0):
         expected = name_scores(logits(0), logits(1), VALID, SEEN, REAL, weight)
         scores = name_scores(padded(logits(0)), padded(logits(1)), VALID, seen, real, weight)
         np.testing.assert_allclose(scores[:, :NAMES], expected, rtol=1e-6)
-        assert not scores[VALID, NAMES:].any()
+        assert not scores[:, NAMES:].any()
 
 
 def test_overlaps_are_intersections_over_unions():

@@ -12,6 +12,7 @@ from ovseg_jax.networks.maskformer import (
     MaskFormer,
     MaskFormerConfig,
     PixelEmbedder,
+    Predictor,
     PredictorConfig,
 )
 from ovseg_jax.networks.pixel_decoder import PixelDecoderConfig
@@ -93,6 +94,21 @@ def test_a_predictor_that_reads_the_transformer_of_the_pixel_decoder():
     assert output_shapes(creator(config)).classes.shape == (2, 2, 3, 4)
     with pytest.raises(ValueError, match="no transformer that could be attended to"):
         dataclasses.replace(config, pixel_decoder=TINY.pixel_decoder)
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_a_memory_without_encoder_layers_is_normed_with_pre_norm_alone(pre_norm):
+    layer = dataclasses.replace(LAYER, pre_norm=pre_norm)
+    predictor = build(
+        lambda rngs: Predictor(
+            8, 5, PredictorConfig(layer, 3, 0, 1), Linear(8, 4, rngs=rngs), rngs=rngs
+        )
+    )
+    x = IMAGE[:, :2, :3].repeat(3, axis=-1)[..., :8]
+    _, trace = predictor.states(x)
+    expected = predictor.encoder.norm(x) if pre_norm else x
+    np.testing.assert_allclose(trace["memory"], expected, atol=1e-6)
+    assert pre_norm == (np.abs(trace["memory"] - x).max() > 0.1)
 
 
 def test_half_precision_inside_and_single_precision_masks():

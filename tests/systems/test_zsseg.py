@@ -92,6 +92,18 @@ def test_unseen_classes_teach_as_if_they_were_not_labelled():
     assert abs(loss(system, given, vocabulary)[0] - value) > 1e-3
 
 
+def test_the_last_layer_may_have_the_only_loss():
+    (_, every), (total, last) = (
+        loss(system, batch(), names(system))
+        for system in (build(label_weight=2.0, deep_supervision=deep) for deep in (True, False))
+    )
+    assert last.keys() == {"loss_ce", "loss_mask", "loss_dice"} < every.keys()
+    for name, value in last.items():
+        np.testing.assert_allclose(value, every[name], rtol=1e-5)
+    weighted = 2.0 * last["loss_ce"] + 20.0 * last["loss_mask"] + last["loss_dice"]
+    np.testing.assert_allclose(total, weighted, rtol=1e-5)
+
+
 def test_padded_names_change_nothing():
     system = build()
     plain, padded = names(system), names(system, padding=2)
