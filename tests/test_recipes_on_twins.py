@@ -97,7 +97,7 @@ def tiny_recipe(name: str, twins: Path):
 
 def family(source) -> str:
     """What draws the twin of a source."""
-    if source.name == "class_regions":
+    if "dataset" in source:
         return DATASETS[source.dataset].preparation
     return next(d.preparation for d in DATASETS.values() if d.source["name"] == source.name)
 

@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 from data_pipelines.datasets import find_dataset
-from ovseg_jax.text.label_space import load_label_space
 
 BACKBONES = {
     "r50": dict(layers=(3, 4, 6, 3), stem="basic", stem_width=64, multi_grid=()),
@@ -51,31 +50,35 @@ def maskformer(backbone: str) -> ConfigDict:
     )
 
 
-def data(dataset: str, train_split: str, crop: int, max_size: int) -> ConfigDict:
-    """The section `data`: detectron2's augmentation, pictures of any size in evaluation."""
+def data(
+    dataset: str,
+    train_split: str,
+    crop: int,
+    max_size: int,
+    *,
+    pictures: str = "all",
+    labels: str = "",
+) -> ConfigDict:
+    """The section `data`: detectron2's augmentation, pictures of any size in evaluation.
+
+    Args:
+        dataset: its name in `data_pipelines.datasets`.
+        train_split: of it.
+        crop: side of what is cut out for training.
+        max_size: bound on the longer side in training.
+        pictures: 'seen' leaves out those without a pixel of a seen class.
+        labels: the folder that `ovseg pseudo-labels` wrote; '' = the data set's own.
+    """
     known = find_dataset(dataset)
-    source = dict(known.source, root=f"data/{known.folder}")
+    root = f"data/{known.folder}"
+    train = dict(name="with_classes", dataset=dataset, root=root, split=train_split)
     return ConfigDict(
         dict(
             train=dict(
-                source=dict(source, split=train_split),
+                source=dict(train, subset=pictures, labels=labels),
                 transforms=common.maskformer_transforms(crop, max_size),
             ),
-            eval=dict(source=dict(source, split="val"), transforms=()),
-        )
-    )
-
-
-def self_training(images: str, labels: str, dataset: str) -> ConfigDict:
-    """The source of pictures with the labels that `ovseg pseudo-labels` wrote."""
-    classes = len(load_label_space(find_dataset(dataset).label_space))
-    return ConfigDict(
-        dict(
-            name="folder",
-            images=images,
-            labels=labels,
-            num_classes=classes,
-            labelled_only=True,  # the folder of images holds those of other splits as well
+            eval=dict(source=dict(known.source, root=root, split="val"), transforms=()),
         )
     )
 

@@ -79,7 +79,10 @@ def label_training_pictures(
             atomic_write(_place(folder, example), encode(new[:height, :width], ".png"))
         return Judgement(labels, jnp.full(len(labels), jnp.nan))
 
-    with_labels = ConfigDict(dict(source=config.data.train.source, transforms=()))
+    source = config.data.train.source.to_dict()
+    if "subset" in source:  # those without a seen class were no training pictures before
+        source["subset"] = "all"
+    with_labels = ConfigDict(dict(source=source, transforms=()))
     batch_size = config.eval.batch_size * jax.process_count()
     loader = models.create_loader(config, with_labels, batch_size, shuffle=False)
     folder.mkdir(parents=True, exist_ok=True)
