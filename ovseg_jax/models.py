@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -14,8 +14,9 @@ from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
 from ovseg_jax.inference import Model, encode_vocabulary
 from ovseg_jax.networks.positions import resize_positions
-from ovseg_jax.params import Flat, abstract_model, initialize
+from ovseg_jax.params import Flat, abstract_model, initialize, merge_model
 from ovseg_jax.systems import create_system
+from ovseg_jax.systems.system import System
 from ovseg_jax.text.label_space import LabelSpace, load_label_space
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.text.tokenizer import LetterTokenizer, Tokenizer, copy_tokenizer, load_tokenizer
@@ -26,6 +27,7 @@ from ovseg_jax.training.checkpoints import (
     restore_parameters,
 )
 from ovseg_jax.training.logs import say
+from ovseg_jax.training.partition import split_trainable
 from ovseg_jax.weights import check_fit, load_model_json, load_weights, save_weights
 
 ASSETS = Path(__file__).parent / "assets"
@@ -131,28 +133,53 @@ def _fit_positions(weights: Flat, shapes: Mapping) -> Flat:
 
 
 def load_pretrained(params: Flat, folder: Path) -> Flat:
-    """Replaces parameters (and statistics) by those of a model folder that have the same path.
+    """The parameters (and statistics) of a model folder, as a model takes them.
+
+    Args:
+        params: of the model, whatever their values.
+        folder: of a run or a model.
 
     Raises:
         UserError: the folder holds parameters that the model lacks, or of another shape.
     """
     weights = _fit_positions(load_folder_weights(folder), params)
     check_fit({path: params[path] for path in weights if path in params}, weights, str(folder))
-    return {path: weights.get(path, value) for path, value in params.items()}
+    return weights
 
 
 def initialize_model(config: ConfigDict) -> tuple[nnx.GraphDef, Flat, Flat]:
     """Builds graph, parameters and other variables; pretrained ones where the config names any.
 
     `config.pretrained` is a model folder, or several with commas between them.
+
+    Raises:
+        UserError: a folder that does not fit, or parameters that do not train in none of them.
     """
     graphdef, _, _ = abstract_model(_creator(config))
     params, stats = initialize(_creator(config), config.seed)
-    loaded = {**params, **stats}
+    loaded: Flat = {}
     for name in filter(None, config.pretrained.split(",")):
-        loaded = load_pretrained(loaded, model_folder(name.strip()))
-    params, stats = ({path: loaded[path] for path in part} for part in (params, stats))
+        loaded |= load_pretrained({**params, **stats}, model_folder(name.strip()))
+    params, stats = (
+        {path: loaded.get(path, value) for path, value in part.items()} for part in (params, stats)
+    )
+    if loaded:
+        _check_frozen(config, merge_model(graphdef, params, stats), params.keys() - loaded.keys())
     return graphdef, params, stats
+
+
+def _check_frozen(config: ConfigDict, system: System, random: Collection[str]) -> None:
+    """Raises a `UserError` if something stays random that never trains and that scores depend on.
+
+    Without any folder the whole model is random, which `warning_notes` says.
+    """
+    _, frozen = split_trainable(dict.fromkeys(random), system.param_groups())
+    if lost := sorted(frozen.keys() - system.idle):
+        raise UserError(
+            f"config.pretrained names {config.pretrained}, but {len(lost)} parameters that do not "
+            f"train are not there ({', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}); add the "
+            "folder that holds them, with a comma."
+        )
 
 
 def create_model(config: ConfigDict, graphdef: nnx.GraphDef, params: Flat, stats: Flat) -> Model:

@@ -68,6 +68,9 @@ def test_pretrained_mistakes(tmp_path):
     save_weights(tmp_path / "model.safetensors", {"clip/foreign": np.zeros(3)})
     with pytest.raises(UserError, match=r"not in the model \(clip/foreign\)"):
         models.initialize_model(tiny.config(pretrained=str(tmp_path)))
+    save_weights(tmp_path / "model.safetensors", {"clip/logit_scale": np.zeros((), np.float32)})
+    with pytest.raises(UserError, match=r"do not train are not there \(clip/image/.*, …\); add"):
+        models.initialize_model(tiny.config(pretrained=str(tmp_path)))
 
 
 def test_random_frozen_weights_are_announced(tiny_run, capsys):

@@ -72,6 +72,11 @@ class System(nnx.Module):
         """What trains, and how fast: the first rule that matches counts; without one, frozen."""
         raise NotImplementedError(f"{type(self).__name__}.param_groups")
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """Paths of frozen parameters that no score depends on, whatever their values."""
+        return frozenset()
+
     def classify(self, batch: dict[str, jax.Array], vocabulary: Vocabulary) -> jax.Array:
         """Logits float32 [B, N] of one region per picture, for systems that name regions."""
         raise NotImplementedError(f"{type(self).__name__}.classify")

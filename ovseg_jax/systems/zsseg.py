@@ -218,6 +218,11 @@ class ZSSeg(System):
         maskformer = param_groups(backbone_rate=self.config.backbone_rate)
         return (*maskformer, ParamGroup(r"^no_object$"), *prompt)
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """The regions' vector for no object: it does not compete."""
+        return frozenset({"region_no_object"})
+
     # --- Prediction --------------------------------------------------------------------------
 
     @property
