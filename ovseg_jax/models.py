@@ -35,6 +35,7 @@ RANDOM_WARNING = (
     "the weights that do not train are RANDOM because config.pretrained is empty: figures and "
     "pictures mean nothing; name a model folder there to start from trained weights"
 )
+WEIGHTS = "model.safetensors"  # of a model folder: all of them
 MODEL_SECTIONS = ("system", "dtype", "image", "vocabulary", "eval")
 
 
@@ -108,7 +109,7 @@ def export_model(run: Path, folder: Path) -> None:
     if (run / "result.json").is_file():
         notes["result"] = json.loads((run / "result.json").read_text())
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / "model.safetensors", weights)
+    save_weights(folder / WEIGHTS, weights)
     write_model_files(folder, config, notes)
 
 
@@ -209,9 +210,10 @@ def load_model(config: ConfigDict, folder: Path, checkpoint: str = "latest") -> 
 
 
 def load_run(config: ConfigDict, workdir: Path, checkpoint: str = "latest") -> Model:
-    """Loads the model of a run folder; a `UserError` where nothing was trained yet."""
+    """Loads the model of a run or model folder; a `UserError` where nothing was trained yet."""
     load_model_json(workdir)
-    if choose_step(workdir, checkpoint) is None and _trains(config):
+    whole = (workdir / WEIGHTS).is_file()
+    if not whole and choose_step(workdir, checkpoint) is None and _trains(config):
         raise UserError(f"{workdir} holds no checkpoint; train first, or give another --workdir.")
     return load_model(config, workdir, checkpoint)
 

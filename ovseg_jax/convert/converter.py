@@ -125,7 +125,7 @@ def convert(
         "licence": _licence(beside),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / "model.safetensors", weights)
+    save_weights(folder / models.WEIGHTS, weights)
     if config is None:  # no model of its own, but a part of others
         description = {layout.part.name: dataclasses.asdict(sizes), "notes": notes}
         atomic_write(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
@@ -184,7 +184,7 @@ def convert_back(folder: Path, path: Path) -> int:
             "give the folder of a converted model."
         )
     layout = layout_named(notes["layout"])
-    tensors = layout.name_map.outward(load_weights(folder / "model.safetensors"))
+    tensors = layout.name_map.outward(load_weights(folder / models.WEIGHTS))
     tensors |= layout.derived(tensors, description)
     save_weights(path, layout.unstrip(tensors))
     return len(tensors)
