@@ -182,7 +182,7 @@ def prompt(dataset: str, per_class: int, train_split: str = "train") -> ConfigDi
     fill = tuple(value / 255 for value in common.CLIP_MEAN)
     config = common.base()
     config.system = ConfigDict(
-        dict(name="prompt_learning", clip=common.vit_b16(224), prefix=16, suffix=0, fill=fill)
+        dict(name="prompt_learning", clip=clip("vit_b16"), prefix=16, suffix=0, fill=fill)
     )
     config.pretrained = "models/clip_vit_b16"
     config.image = ConfigDict(dict(mean=common.CLIP_MEAN, std=common.CLIP_STD))
