@@ -165,6 +165,27 @@ def read_settings(
     return fields
 
 
+def read_part(config: ConfigDict, name: str, sizes: type, **others: Any) -> Any:
+    """A part of `config.system` as the dataclass of its sizes.
+
+    Args:
+        config: of the run.
+        name: dotted, of the section below `config.system`.
+        sizes: the dataclass.
+        **others: fields that do not stand in the section.
+
+    Raises:
+        UserError: a field that the dataclass lacks, or values that it refuses.
+    """
+    section = config.system
+    for key in name.split("."):
+        section = section[key]
+    try:
+        return sizes(**section, **others)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.system.{name} does not fit the network ({error}).") from error
+
+
 def spread(scores: jax.Array, shape: tuple[int, int], sizes: jax.Array | None = None) -> jax.Array:
     """Bilinear from the patches [B, h, w, N] to the pixels [B, *shape, N].
 
