@@ -19,6 +19,8 @@ from ovseg_jax.evaluate import evaluate_run
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.train import train
 
+pytestmark = pytest.mark.usefixtures("compiling_fast")
+
 ROOT = Path(__file__).parents[1]
 SOME = {
     "zegclip/voc_inductive",

@@ -23,6 +23,8 @@ from ovseg_jax.systems import zsseg
 from ovseg_jax.systems.zsseg import ZSSeg, ZSSegConfig
 from ovseg_jax.text.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.usefixtures("compiling_fast")
+
 QUERIES = tiny.MASKFORMER["predictor"]["queries"]
 CONFIG = ZSSegConfig(
     clip=tiny.clip(),
@@ -47,14 +49,18 @@ def masks(system):
     return jnp.where(shown, system._probabilities(logits, IMAGE.shape[1:3]), 0.0)
 
 
+def choosing(system, **choices) -> ZSSeg:
+    """The system with other settings that change no parameter."""
+    other = nnx.clone(system)
+    other.config = dataclasses.replace(system.config, **choices)
+    return other
+
+
 def leaving(system, masks, count):
     """The system with the threshold that leaves `count` masks of the first picture a region."""
     highest = np.sort(np.asarray(masks[0].max((1, 2))))[::-1]
     threshold = float(np.append(highest, 0.0)[count - 1 : count + 1].mean())
-    config = dataclasses.replace(system.config, mask_threshold=threshold)
-    other = ZSSeg(config, rngs=nnx.Rngs(0))
-    nnx.update(other, nnx.state(system))
-    return other
+    return choosing(system, mask_threshold=threshold)
 
 
 def names(count):
@@ -82,10 +88,9 @@ def test_regions_are_those_of_looking_at_all_of_them(system, masks, count, monke
 
 
 def test_without_regions_queries_decide_alone(system):
-    blind = ZSSeg(dataclasses.replace(CONFIG, mask_threshold=1.0), rngs=nnx.Rngs(0))
+    blind, queries = choosing(system, mask_threshold=1.0), choosing(system, ensemble=False)
     features, vocabulary = blind.encode(IMAGE[:1], SIZES[:1]), names(5)
     assert not features.valid.any()
-    queries = ZSSeg(dataclasses.replace(CONFIG, ensemble=False), rngs=nnx.Rngs(0))
     exponents = np.where(vocabulary.seen, CONFIG.ensemble_weight, 1 - CONFIG.ensemble_weight)
     wanted = queries.scores(features, vocabulary)[..., :3] ** exponents[:3]
     np.testing.assert_allclose(blind.scores(features, vocabulary)[..., :3], wanted, rtol=1e-5)
