@@ -175,7 +175,7 @@ def _check_frozen(config: ConfigDict, system: System, random: Collection[str]) -
     Without any folder the whole model is random, which `warning_notes` says.
     """
     _, frozen = split_trainable(dict.fromkeys(random), system.param_groups())
-    if lost := sorted(frozen.keys() - system.idle):
+    if lost := sorted(path for path in frozen if not path.startswith(system.idle)):
         raise UserError(
             f"config.pretrained names {config.pretrained}, but {len(lost)} parameters that do not "
             f"train are not there ({', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}); add the "

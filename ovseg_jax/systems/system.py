@@ -73,9 +73,9 @@ class System(nnx.Module):
         raise NotImplementedError(f"{type(self).__name__}.param_groups")
 
     @property
-    def idle(self) -> frozenset[str]:
-        """Paths of frozen parameters that no score depends on, whatever their values."""
-        return frozenset()
+    def idle(self) -> tuple[str, ...]:
+        """What the paths of frozen parameters begin with that no score depends on."""
+        return ()
 
     def classify(self, batch: dict[str, jax.Array], vocabulary: Vocabulary) -> jax.Array:
         """Logits float32 [B, N] of one region per picture, for systems that name regions."""

@@ -219,9 +219,9 @@ class ZSSeg(System):
         return (*maskformer, ParamGroup(r"^no_object$"), *prompt)
 
     @property
-    def idle(self) -> frozenset[str]:
+    def idle(self) -> tuple[str, ...]:
         """The regions' vector for no object: it does not compete."""
-        return frozenset({"region_no_object"})
+        return ("region_no_object",)
 
     # --- Prediction --------------------------------------------------------------------------
 
