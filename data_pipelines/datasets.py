@@ -114,6 +114,12 @@ DATASETS = {
         label_space="voc21",
         **_VOC,
     ),
+    "voc20_catseg": LabelledDataset(
+        title="Pascal VOC 2012, background ignored, by VOC's own names",
+        source=dict(name="voc", background="ignored"),
+        label_space="voc20_catseg",
+        **_VOC,
+    ),
     "pas20b": LabelledDataset(
         title="Pascal VOC 2012, background of Context's names",
         source=dict(name="voc", background="last"),
@@ -160,6 +166,12 @@ DATASETS = {
         title="Pascal Context, 59 classes, background ignored",
         source=dict(name="pascal_context", classes=59),
         label_space="pascal_context59",
+        **_CONTEXT,
+    ),
+    "context59_zsseg": LabelledDataset(
+        title="Pascal Context, 59 classes as zsseg lists them, background ignored",
+        source=dict(name="pascal_context", classes=59),
+        label_space="context59_zsseg",
         **_CONTEXT,
     ),
     "context60": LabelledDataset(

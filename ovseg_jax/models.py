@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -14,8 +14,9 @@ from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
 from ovseg_jax.inference import Model, encode_vocabulary
 from ovseg_jax.networks.positions import resize_positions
-from ovseg_jax.params import Flat, abstract_model, initialize
+from ovseg_jax.params import Flat, abstract_model, initialize, merge_model
 from ovseg_jax.systems import create_system
+from ovseg_jax.systems.system import System
 from ovseg_jax.text.label_space import LabelSpace, load_label_space
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.text.tokenizer import LetterTokenizer, Tokenizer, copy_tokenizer, load_tokenizer
@@ -26,6 +27,7 @@ from ovseg_jax.training.checkpoints import (
     restore_parameters,
 )
 from ovseg_jax.training.logs import say
+from ovseg_jax.training.partition import split_trainable
 from ovseg_jax.weights import check_fit, load_model_json, load_weights, save_weights
 
 ASSETS = Path(__file__).parent / "assets"
@@ -33,6 +35,7 @@ RANDOM_WARNING = (
     "the weights that do not train are RANDOM because config.pretrained is empty: figures and "
     "pictures mean nothing; name a model folder there to start from trained weights"
 )
+WEIGHTS = "model.safetensors"  # of a model folder: all of them
 MODEL_SECTIONS = ("system", "dtype", "image", "vocabulary", "eval")
 
 
@@ -106,7 +109,7 @@ def export_model(run: Path, folder: Path) -> None:
     if (run / "result.json").is_file():
         notes["result"] = json.loads((run / "result.json").read_text())
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / "model.safetensors", weights)
+    save_weights(folder / WEIGHTS, weights)
     write_model_files(folder, config, notes)
 
 
@@ -131,28 +134,53 @@ def _fit_positions(weights: Flat, shapes: Mapping) -> Flat:
 
 
 def load_pretrained(params: Flat, folder: Path) -> Flat:
-    """Replaces parameters (and statistics) by those of a model folder that have the same path.
+    """The parameters (and statistics) of a model folder, as a model takes them.
+
+    Args:
+        params: of the model, whatever their values.
+        folder: of a run or a model.
 
     Raises:
         UserError: the folder holds parameters that the model lacks, or of another shape.
     """
     weights = _fit_positions(load_folder_weights(folder), params)
     check_fit({path: params[path] for path in weights if path in params}, weights, str(folder))
-    return {path: weights.get(path, value) for path, value in params.items()}
+    return weights
 
 
 def initialize_model(config: ConfigDict) -> tuple[nnx.GraphDef, Flat, Flat]:
     """Builds graph, parameters and other variables; pretrained ones where the config names any.
 
     `config.pretrained` is a model folder, or several with commas between them.
+
+    Raises:
+        UserError: a folder that does not fit, or parameters that do not train in none of them.
     """
     graphdef, _, _ = abstract_model(_creator(config))
     params, stats = initialize(_creator(config), config.seed)
-    loaded = {**params, **stats}
+    loaded: Flat = {}
     for name in filter(None, config.pretrained.split(",")):
-        loaded = load_pretrained(loaded, model_folder(name.strip()))
-    params, stats = ({path: loaded[path] for path in part} for part in (params, stats))
+        loaded |= load_pretrained({**params, **stats}, model_folder(name.strip()))
+    params, stats = (
+        {path: loaded.get(path, value) for path, value in part.items()} for part in (params, stats)
+    )
+    if loaded:
+        _check_frozen(config, merge_model(graphdef, params, stats), params.keys() - loaded.keys())
     return graphdef, params, stats
+
+
+def _check_frozen(config: ConfigDict, system: System, random: Collection[str]) -> None:
+    """Raises a `UserError` if something stays random that never trains and that scores depend on.
+
+    Without any folder the whole model is random, which `warning_notes` says.
+    """
+    _, frozen = split_trainable(dict.fromkeys(random), system.param_groups())
+    if lost := sorted(path for path in frozen if not path.startswith(system.idle)):
+        raise UserError(
+            f"config.pretrained names {config.pretrained}, but {len(lost)} parameters that do not "
+            f"train are not there ({', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}); add the "
+            "folder that holds them, with a comma."
+        )
 
 
 def create_model(config: ConfigDict, graphdef: nnx.GraphDef, params: Flat, stats: Flat) -> Model:
@@ -182,9 +210,10 @@ def load_model(config: ConfigDict, folder: Path, checkpoint: str = "latest") -> 
 
 
 def load_run(config: ConfigDict, workdir: Path, checkpoint: str = "latest") -> Model:
-    """Loads the model of a run folder; a `UserError` where nothing was trained yet."""
+    """Loads the model of a run or model folder; a `UserError` where nothing was trained yet."""
     load_model_json(workdir)
-    if choose_step(workdir, checkpoint) is None and _trains(config):
+    whole = (workdir / WEIGHTS).is_file()
+    if not whole and choose_step(workdir, checkpoint) is None and _trains(config):
         raise UserError(f"{workdir} holds no checkpoint; train first, or give another --workdir.")
     return load_model(config, workdir, checkpoint)
 

@@ -133,6 +133,11 @@ def train(
             a loss that is not finite.
     """
     workdir = Path(workdir)
+    if (workdir / models.WEIGHTS).is_file():
+        raise UserError(
+            f"{workdir} holds a whole model and no run; evaluate it with --mode eval, or name it "
+            "in config.pretrained and give another --workdir."
+        )
     start = choose_step(workdir, resume)  # None = from the beginning
     if start is not None:
         check_same_run(workdir, config)

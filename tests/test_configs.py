@@ -286,3 +286,67 @@ def test_baselines_go_by_the_protocol_that_they_were_published_in():
         1e-6,
     )
     assert original.vocabulary.templates == "maskclip85" and original.eval.pad_patches
+
+
+# --- zsseg: the table of its authors' settings --------------------------------------------------
+
+# Weight of the ensemble, threshold, batch, steps, short and long side, classes in training.
+COCO, VOC = (0.8, 0.5, 32, 60_000, 640, 2560), (0.7, 0.5, 16, 20_000, 512, 2048)
+ZSSEG = {
+    "coco_stuff:learned": (*COCO, 156),
+    "coco_stuff:rn50x4": (*COCO, 156),
+    "coco_stuff:r50_vild": (*COCO, 156),
+    "coco_stuff:self_training": (*COCO, 171),
+    "coco_stuff_full:r101c": (*COCO, 171),
+    "voc:learned": (*VOC, 15),
+    "voc:single": (*VOC, 15),
+    "voc:self_training": (*VOC, 20),
+    "voc_full:r50": (*VOC, 20),
+    "cross_dataset:coco_stuff": (0.8, 0.5, 32, 120_000, 640, 2560, 156),
+}
+# Weight, threshold and short side of an evaluation elsewhere, and the published words.
+ELSEWHERE = {
+    "ade150": (0.5, 0.4, 512, "ade150"),
+    "ade847": (0.7, 0.3, 512, "ade847"),
+    "cityscapes": (0.4, 0.3, 1024, "cityscapes19"),
+    "context59": (0.4, 0.5, 512, "context59_zsseg"),
+    "voc20": (0.4, 0.5, 512, "voc_15_5_zsseg"),
+}
+
+
+def zsseg(name: str) -> ConfigDict:
+    recipe, _, variant = name.partition(":")
+    return load(ROOT / "configs" / "zsseg" / f"{recipe}.py").get_config(variant)
+
+
+@pytest.mark.parametrize("name", ZSSEG)
+def test_zsseg_settings(name):
+    config = zsseg(name)
+    system, train, section = config.system, config.train, config.eval
+    found = (system.ensemble_weight, system.mask_threshold, train.batch_size, train.steps)
+    space = load_label_space(config.vocabulary.label_space)
+    classes = len(space.subset(config.vocabulary.train_subset))
+    assert (*found, section.short_side, section.long_side, classes) == ZSSEG[name]
+    assert system.ensemble == ("full" not in name)
+    assert section.metrics == "detectron2_legacy" and section.antialias and not section.crop
+    optimizer = config.optimizer
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.clip_norm) == (1e-4, 1e-4, 0.01)
+    source = config.data.train.source
+    # COCO-Stuff's version of the seen classes lacks pictures without any of them.
+    assert source.subset == ("seen" if classes == 156 else "all")
+    assert bool(source.labels) == name.endswith("self_training")
+    size, longest = (512, 2048) if name.startswith("voc") else (640, 2560)
+    resize = config.data.train.transforms[0]
+    assert (resize["size"], resize["max_size"]) == ((size, size), longest)
+    assert resize["short_edges"] == tuple(range(320, 961, 64))
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_zsseg_goes_by_other_rules_on_other_data(name):
+    config = zsseg(f"cross_dataset:{name}")
+    weight, threshold, short_side, words = ELSEWHERE[name]
+    assert (config.system.ensemble_weight, config.system.mask_threshold) == (weight, threshold)
+    assert (config.eval.short_side, config.eval.long_side) == (short_side, 2048)
+    space = load_label_space(DATASETS[config.eval.dataset].label_space)
+    assert space.classes == load_label_space(words).classes
+    assert not space.seen and not space.unseen  # all count as unseen

@@ -8,6 +8,7 @@ import tiny
 from ovseg_jax import models
 from ovseg_jax.errors import UserError
 from ovseg_jax.params import split_model
+from ovseg_jax.train import train
 from ovseg_jax.training.checkpoints import restore_parameters
 from ovseg_jax.weights import load_weights, save_weights
 
@@ -68,6 +69,9 @@ def test_pretrained_mistakes(tmp_path):
     save_weights(tmp_path / "model.safetensors", {"clip/foreign": np.zeros(3)})
     with pytest.raises(UserError, match=r"not in the model \(clip/foreign\)"):
         models.initialize_model(tiny.config(pretrained=str(tmp_path)))
+    save_weights(tmp_path / "model.safetensors", {"clip/logit_scale": np.zeros((), np.float32)})
+    with pytest.raises(UserError, match=r"do not train are not there \(clip/image/.*, …\); add"):
+        models.initialize_model(tiny.config(pretrained=str(tmp_path)))
 
 
 def test_random_frozen_weights_are_announced(tiny_run, capsys):
@@ -90,6 +94,10 @@ def test_an_exported_run_is_a_model_folder(tiny_run, tmp_path):
     models.export_model(tiny_run, tmp_path / "model")
     weights = load_weights(tmp_path / "model" / "model.safetensors")
     assert weights.keys() == models.load_run(tiny.config(), tiny_run).params.keys()
+    exported = models.load_run(tiny.config(), tmp_path / "model")  # which has no checkpoint
+    assert weights.keys() == exported.params.keys()
+    with pytest.raises(UserError, match="holds a whole model and no run; evaluate it"):
+        train(tiny.config(), tmp_path / "model")
     notes = json.loads((tmp_path / "model" / "model.json").read_text())["notes"]
     assert notes["train"]["steps"] == 4
 

@@ -11,12 +11,15 @@ import os
 from pathlib import Path
 
 import pytest
+import tiny
 
 from configs.clip.captions import DATASETS as CAPTION_DATASETS
 from data_pipelines.datasets import DATASETS, prepare
 from ovseg_jax.evaluate import evaluate_run
 from ovseg_jax.text.templates import load_templates
 from ovseg_jax.train import train
+
+pytestmark = pytest.mark.usefixtures("compiling_fast")
 
 ROOT = Path(__file__).parents[1]
 SOME = {
@@ -36,23 +39,10 @@ TINY_CLIP = {
     "text.layers": 1,
     "text.heads": 2,
 }
-TINY_RESNET = {
-    "layers": (1, 1, 1, 1),
-    "width": 4,
-    "out_width": 8,
-    "stem_width": 8,
-    "multi_grid": (),
-}
-TINY_MASKFORMER = {
-    "backbone": TINY_RESNET,
-    "pixel_decoder": {"dim": 32, "mask_dim": 8},
-    "layer": {"dim": 16, "heads": 2, "hidden": 16, "dropout": 0.1},
-    "predictor": {"queries": 4, "decoder_layers": 2},
-}
 TINY_SYSTEMS = {
     "prompt_learning": {"prefix": 2},
-    "zsseg": {"maskformer": TINY_MASKFORMER, "class_hidden": 8, "region_size": 32},
-    "zsseg_pixels": {"backbone": TINY_RESNET, "pixel_decoder": {"dim": 32, "mask_dim": 8}},
+    "zsseg": {"maskformer": tiny.MASKFORMER, "class_hidden": 8, "region_size": 32},
+    "zsseg_pixels": {"backbone": tiny.BACKBONE, "pixel_decoder": tiny.PIXEL_DECODER},
     "zegclip": {
         "prompt_tokens": 2,
         "prompt_depth": 1,
@@ -80,24 +70,24 @@ def tiny_recipe(name: str, twins: Path):
     """The default variant of a recipe, or the one named, tiny and pointed at twins."""
     path, *variant = name.replace("/", ".").split(":")
     config = importlib.import_module(f"configs.{path}").get_config(*variant)
-    tiny = {f"system.clip.{key}": value for key, value in TINY_CLIP.items()}
+    small = {f"system.clip.{key}": value for key, value in TINY_CLIP.items()}
     if "train" in config:
-        tiny |= {"train.batch_size": 2, "train.steps": 1}
+        small |= {"train.batch_size": 2, "train.steps": 1}
     if "regions" in config.data:
-        tiny |= {"eval.batch_size": 2, "data.train.source.per_class": 1}
+        small |= {"eval.batch_size": 2, "data.train.source.per_class": 1}
     for part, data in config.data.items():
-        tiny[f"data.{part}.source.root"] = str(twins / family(data.source))
-    tiny |= {"pretrained": "", "eval.report_images": 1}
+        small[f"data.{part}.source.root"] = str(twins / family(data.source))
+    small |= {"pretrained": "", "eval.report_images": 1}
     if len(load_templates(config.vocabulary.templates)) > 2:
-        tiny["vocabulary.templates"] = "single"
-    config.update_from_flattened_dict(tiny)
+        small["vocabulary.templates"] = "single"
+    config.update_from_flattened_dict(small)
     config.system.update(TINY_SYSTEMS.get(config.system.name, {}))
     return config
 
 
 def family(source) -> str:
     """What draws the twin of a source."""
-    if source.name == "class_regions":
+    if "dataset" in source:
         return DATASETS[source.dataset].preparation
     return next(d.preparation for d in DATASETS.values() if d.source["name"] == source.name)
 

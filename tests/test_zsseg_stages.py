@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import OVERRIDES as TINY
+import tiny
 
 from configs.shapes import zsseg, zsseg_prompt
 from ovseg_jax.evaluate import evaluate_run
@@ -15,7 +15,7 @@ from ovseg_jax.train import train
 pytestmark = pytest.mark.usefixtures("compiling_fast")
 
 SHARED = {
-    key: value for key, value in TINY.items() if key.startswith(("system.clip.", "eval."))
+    key: value for key, value in tiny.OVERRIDES.items() if key.startswith(("system.clip.", "eval."))
 } | {
     "vocabulary.tokenizer": "shapes",
     "data.eval.source.canvas": 64,
@@ -26,18 +26,10 @@ SHARED = {
     "eval.crop": 64,
 }
 SEGMENTER = {
-    "system.maskformer.backbone.layers": (1, 1, 1, 1),
-    "system.maskformer.backbone.width": 4,
-    "system.maskformer.backbone.out_width": 8,
-    "system.maskformer.pixel_decoder.dim": 32,
-    "system.maskformer.pixel_decoder.mask_dim": 32,
-    "system.maskformer.layer.dim": 16,
-    "system.maskformer.layer.hidden": 16,
-    "system.maskformer.predictor.queries": 6,
-    "system.maskformer.predictor.decoder_layers": 2,
-    "system.region_size": 32,
-    "optimizer.name": "adamw",
-}
+    f"system.maskformer.{part}.{key}": value
+    for part, sizes in tiny.MASKFORMER.items()
+    for key, value in sizes.items()
+} | {"system.region_size": 32, "optimizer.name": "adamw"}
 
 
 def shortened(config, **overrides):
@@ -64,7 +56,7 @@ def test_the_second_stage_goes_on_from_the_first(tmp_path):
     for path, value in begun.items():  # CLIP and the prompt stay as they were
         np.testing.assert_array_equal(learned[path], value, err_msg=path)
     page = (second / "report" / "index.html").read_text()
-    assert page.count('class="proposals"') == TINY["eval.report_images"]
+    assert page.count('class="proposals"') == tiny.OVERRIDES["eval.report_images"]
     assert (second / "report" / "pictures" / "000_proposal_0.png").is_file()
     assert json.loads((second / "result.json").read_text())["protocol"]["templates"] == ["{}"]
 

@@ -1,4 +1,4 @@
-"""The recipe of `configs/shapes/zegclip.py`, shortened to seconds."""
+"""Small enough for tests: the recipe of `configs/shapes/zegclip.py`, and MaskFormer's networks."""
 
 from pathlib import Path
 
@@ -37,6 +37,40 @@ OVERRIDES = {
     "eval.stride": 32,
     "eval.report_images": 2,
 }
+
+BACKBONE = {
+    "layers": (1, 1, 1, 1),
+    "stem_width": 8,
+    "width": 4,
+    "out_width": 8,
+    "multi_grid": (),
+}
+PIXEL_DECODER = {"dim": 32, "mask_dim": 8}
+MASKFORMER = {
+    "backbone": BACKBONE,
+    "pixel_decoder": PIXEL_DECODER,
+    "layer": {"dim": 16, "heads": 2, "hidden": 16},
+    "predictor": {"queries": 5, "decoder_layers": 2},
+}
+CLIP = {
+    "embed_dim": 8,
+    "image": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "heads": 2},
+    "text": {"context": 16, "vocab_size": 40, "width": 8, "layers": 1, "heads": 2},
+}
+
+
+def maskformer():
+    """`MASKFORMER` as the network takes it."""
+    from ovseg_jax.systems.zsseg import maskformer_config
+
+    return maskformer_config(ConfigDict({"system": {"maskformer": MASKFORMER}}))
+
+
+def clip():
+    """`CLIP` as the network takes it."""
+    from ovseg_jax.systems.clip import clip_config
+
+    return clip_config(ConfigDict(CLIP))
 
 
 def config(setting: str = "inductive", **overrides) -> ConfigDict:

@@ -16,10 +16,10 @@ report differences of several points between seeds.
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.zsseg.common import CLIPS, data, evaluation, segmenter, self_training
+from configs.zsseg.common import CLIPS, data, evaluation, segmenter
 
 DATASET = "coco_stuff_156_15_zsseg"
-PSEUDO_LABELS = ("data/coco_stuff164k/images/train2017", "data/coco_stuff164k_pseudo")
+PSEUDO_LABELS = "data/coco_stuff164k_pseudo"
 PROMPT_RUN = "runs/zsseg_prompt_coco_stuff"
 VARIANTS = (
     *("learned", "single", "vild", "imagenet"),
@@ -45,9 +45,14 @@ def get_config(variant: str = "learned") -> ConfigDict:
         prompt_run=PROMPT_RUN if prompts == "learned" else "",
         seen_only=not again,
     )
-    config.data = data(DATASET, "train", crop=640, max_size=2560)
-    if again:
-        config.data.train.source = self_training(*PSEUDO_LABELS, DATASET)
+    config.data = data(
+        DATASET,
+        "train",
+        crop=640,
+        max_size=2560,
+        pictures="all" if again else "seen",
+        labels=PSEUDO_LABELS if again else "",
+    )
     config.train = common.train(batch_size=32, steps=60_000, eval_every=5000)
     config.eval = evaluation(640, 2560)
     return config

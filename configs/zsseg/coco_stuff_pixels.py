@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
         )
     )
     config.pretrained = "models/clip_vit_b16,models/r101c"
-    config.data = data("coco_stuff_156_15_zsseg", "train", crop=640, max_size=2560)
+    config.data = data("coco_stuff_156_15_zsseg", "train", crop=640, max_size=2560, pictures="seen")
     config.train = common.train(batch_size=32, steps=60_000, eval_every=5000)
     config.eval = evaluation(640, 2560)
     config.eval.patch = 1  # CLIP sees each picture at its own size

@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 from data_pipelines.datasets import find_dataset
-from ovseg_jax.text.label_space import load_label_space
 
 BACKBONES = {
     "r50": dict(layers=(3, 4, 6, 3), stem="basic", stem_width=64, multi_grid=()),
@@ -51,31 +50,35 @@ def maskformer(backbone: str) -> ConfigDict:
     )
 
 
-def data(dataset: str, train_split: str, crop: int, max_size: int) -> ConfigDict:
-    """The section `data`: detectron2's augmentation, pictures of any size in evaluation."""
+def data(
+    dataset: str,
+    train_split: str,
+    crop: int,
+    max_size: int,
+    *,
+    pictures: str = "all",
+    labels: str = "",
+) -> ConfigDict:
+    """The section `data`: detectron2's augmentation, pictures of any size in evaluation.
+
+    Args:
+        dataset: its name in `data_pipelines.datasets`.
+        train_split: of it.
+        crop: side of what is cut out for training.
+        max_size: bound on the longer side in training.
+        pictures: 'seen' leaves out those without a pixel of a seen class.
+        labels: the folder that `ovseg pseudo-labels` wrote; '' = the data set's own.
+    """
     known = find_dataset(dataset)
-    source = dict(known.source, root=f"data/{known.folder}")
+    root = f"data/{known.folder}"
+    train = dict(name="with_classes", dataset=dataset, root=root, split=train_split)
     return ConfigDict(
         dict(
             train=dict(
-                source=dict(source, split=train_split),
+                source=dict(train, subset=pictures, labels=labels),
                 transforms=common.maskformer_transforms(crop, max_size),
             ),
-            eval=dict(source=dict(source, split="val"), transforms=()),
-        )
-    )
-
-
-def self_training(images: str, labels: str, dataset: str) -> ConfigDict:
-    """The source of pictures with the labels that `ovseg pseudo-labels` wrote."""
-    classes = len(load_label_space(find_dataset(dataset).label_space))
-    return ConfigDict(
-        dict(
-            name="folder",
-            images=images,
-            labels=labels,
-            num_classes=classes,
-            labelled_only=True,  # the folder of images holds those of other splits as well
+            eval=dict(source=dict(known.source, root=root, split="val"), transforms=()),
         )
     )
 
@@ -179,7 +182,7 @@ def prompt(dataset: str, per_class: int, train_split: str = "train") -> ConfigDi
     fill = tuple(value / 255 for value in common.CLIP_MEAN)
     config = common.base()
     config.system = ConfigDict(
-        dict(name="prompt_learning", clip=common.vit_b16(224), prefix=16, suffix=0, fill=fill)
+        dict(name="prompt_learning", clip=clip("vit_b16"), prefix=16, suffix=0, fill=fill)
     )
     config.pretrained = "models/clip_vit_b16"
     config.image = ConfigDict(dict(mean=common.CLIP_MEAN, std=common.CLIP_STD))

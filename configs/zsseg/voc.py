@@ -13,9 +13,9 @@ mean 77.5, pixel accuracy 90.0 (per cent); with self-training seen 79.2, unseen 
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.zsseg.common import data, evaluation, segmenter, self_training
+from configs.zsseg.common import data, evaluation, segmenter
 
-PSEUDO_LABELS = ("data/voc2012/JPEGImages", "data/voc2012_pseudo")
+PSEUDO_LABELS = "data/voc2012_pseudo"
 VARIANTS = ("learned", "single", "r50_learned", "self_training")
 
 
@@ -32,9 +32,13 @@ def get_config(variant: str = "learned") -> ConfigDict:
         prompt_run="runs/zsseg_prompt_voc" if learned else "",
         seen_only=not again,
     )
-    config.data = data("voc_15_5_zsseg", "trainaug", crop=512, max_size=2048)
-    if again:
-        config.data.train.source = self_training(*PSEUDO_LABELS, "voc_15_5_zsseg")
+    config.data = data(
+        "voc_15_5_zsseg",
+        "trainaug",
+        crop=512,
+        max_size=2048,
+        labels=PSEUDO_LABELS if again else "",
+    )
     config.train = common.train(batch_size=16, steps=20_000, eval_every=5000)
     config.eval = evaluation(512, 2048)
     return config

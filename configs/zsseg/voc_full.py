@@ -19,6 +19,7 @@ def get_config(backbone: str = "r101c") -> ConfigDict:
     if backbone not in BACKBONES:
         raise ValueError(f"backbone {backbone} is none of {', '.join(BACKBONES)}")
     config = segmenter("voc_15_5_zsseg", backbone, "single", ensemble_weight=0.7, seen_only=False)
+    config.system.ensemble = False
     config.data = data("voc_15_5_zsseg", "trainaug", crop=512, max_size=2048)
     config.train = common.train(batch_size=16, steps=20_000, eval_every=5000)
     config.eval = evaluation(512, 2048)

@@ -20,6 +20,7 @@ SOURCES = {
     "ade20k": "data_pipelines.sources.ade20k:ADE20KSource",
     "ade20k_full": "data_pipelines.sources.ade20k_full:ADE20KFullSource",
     "class_regions": "data_pipelines.sources.class_regions:ClassRegionsSource",
+    "with_classes": "data_pipelines.sources.with_classes:WithClassesSource",
     "cityscapes": "data_pipelines.sources.cityscapes:CityscapesSource",
     "coco_captions": "data_pipelines.sources.coco_captions:CocoCaptionsSource",
     "webdataset": "data_pipelines.sources.webdataset:WebDatasetSource",

@@ -12,7 +12,7 @@ from data_pipelines.sources.class_masks import ClassMasks, ClassPairs
 from data_pipelines.sources.labelled import LabelledImages
 from ovseg_jax.errors import UserError
 from ovseg_jax.files import atomic_write
-from ovseg_jax.text.label_space import load_label_space
+from ovseg_jax.text.label_space import LabelSpace, load_label_space
 from ovseg_jax.training.logs import progress_bar
 
 _LIST = "{}_label_count.json"  # beside a folder of labels
@@ -42,27 +42,34 @@ class ClassRegionsSource(ClassMasks):
         Raises:
           UserError: an unknown data set or split, one without label images, missing files, no pair.
         """
-        # Which know this source by name.
-        from data_pipelines.datasets import LabelledDataset, find_dataset
-
-        found = find_dataset(dataset)
-        if not isinstance(found, LabelledDataset) or found.episodes:
-            raise UserError(
-                f"{found.title} has no labels of all classes; give another dataset of the source "
-                "'class_regions'"
-            )
-        source: LabelledImages = found.open(root, split)
-        classes = load_label_space(found.label_space).subset(subset)
+        source, space = open_labelled(dataset, root, split)
+        classes = space.subset(subset)
         pairs = class_pairs(source, classes)
         if per_class:
             pairs = draw_per_class(pairs, per_class)
         if not len(pairs.images):
-            raise UserError(f"the split {split} of {found.title} has no picture of these classes")
+            raise UserError(f"the split {split} of {dataset} has no picture of these classes")
         files = [
             source.pairs[image]._replace(name=f"{source.pairs[image].name}__{class_id}")
             for image, class_id in zip(*pairs, strict=True)
         ]
         super().__init__(files, pairs.classes, pairs.classes, source.table, classes, source.decode)
+
+
+def open_labelled(dataset: str, root: str, split: str) -> tuple[LabelledImages, LabelSpace]:
+    """The pictures of a data set whose labels show all its classes, and these.
+
+    Raises:
+      UserError: an unknown data set or split, one without such labels, missing files.
+    """
+    from data_pipelines.datasets import LabelledDataset, find_dataset  # know the sources by name
+
+    found = find_dataset(dataset)
+    if not isinstance(found, LabelledDataset) or found.episodes:
+        raise UserError(
+            f"{found.title} has no labels of all classes; give the source another dataset"
+        )
+    return found.open(root, split), load_label_space(found.label_space)
 
 
 def class_pairs(source: LabelledImages, classes: Sequence[int]) -> ClassPairs:

@@ -26,7 +26,6 @@ class FolderSource(LabelledImages):
         ignore_label: int = 255,
         reduce_zero_label: bool = False,
         label_map: Mapping[int, int] | Sequence[tuple[int, int]] = (),
-        labelled_only: bool = False,
     ):
         """Lists the images and finds their labels; nothing is decoded yet.
 
@@ -41,7 +40,6 @@ class FolderSource(LabelledImages):
           ignore_label: label of pixels that do not count.
           reduce_zero_label: whether stored label 0 means nothing and 1 is the first class.
           label_map: stored labels to replace, one after the other, before 0 is reduced.
-          labelled_only: whether images without a label are left out and not refused.
 
         Raises:
           UserError: a missing folder, no images, or an image without a label.
@@ -51,10 +49,6 @@ class FolderSource(LabelledImages):
         listed = _list_images(images, labels, suffixes, label_suffix)
         if not listed:
             raise UserError(f"{images!r} has no images; looked for {', '.join(suffixes)}")
-        if labels and labelled_only:
-            listed = [pair for pair in listed if _place(labels, label_suffix, pair[0]).is_file()]
-            if not listed:
-                raise UserError(f"no image of {images!r} has a label in {labels!r}; check the path")
         pairs = [
             Pair(name, path, _find_label(labels, label_suffix, name, path) if labels else None)
             for name, path in listed
@@ -107,12 +101,8 @@ def _list_images(
     return listed
 
 
-def _place(labels: str, label_suffix: str, name: str) -> Path:
-    return Path(labels) / (name + label_suffix)
-
-
 def _find_label(labels: str, label_suffix: str, name: str, image: Path) -> Path:
-    path = _place(labels, label_suffix, name)
+    path = Path(labels) / (name + label_suffix)
     if not path.is_file():
         raise UserError(
             f"the image {str(image)!r} has no label; expected {str(path)!r} (label_suffix sets its "

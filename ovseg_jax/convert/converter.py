@@ -1,10 +1,11 @@
 """A foreign checkpoint becomes a model folder, and a model folder a file in foreign names."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,18 +111,13 @@ def convert(
     layout = find_layout(tensors, str(source))
     tensors = layout.strip(tensors)
     beside = path if path.is_dir() else path.parent
-    try:
+    with _told_by_tensors(source, layout):
         sizes = layout.config(Source(tensors, _description(beside), activation))
-    except KeyError as error:
-        raise UserError(
-            f"{source} looks like {layout.name}, but lacks {error.args[0]}; give the whole "
-            "checkpoint."
-        ) from error
-    if system and not isinstance(sizes, CLIPConfig):
-        raise UserError(f"{source} is no CLIP but {layout.name}; leave out --system.")
-    config = _sections(sizes, beside, method, system)
-    shapes = _shapes(layout, sizes, config)
-    weights = layout.name_map.inward(tensors, shapes)
+        if system and not isinstance(sizes, CLIPConfig):
+            raise UserError(f"{source} is no CLIP but {layout.name}; leave out --system.")
+        config = _sections(sizes, beside, method, system)
+        shapes = _shapes(layout, sizes, config)
+        weights = layout.name_map.inward(tensors, shapes)
     notes = {
         "source": Path(source).name if Path(source).exists() else source,
         "layout": layout.name,
@@ -129,7 +125,7 @@ def convert(
         "licence": _licence(beside),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / "model.safetensors", weights)
+    save_weights(folder / models.WEIGHTS, weights)
     if config is None:  # no model of its own, but a part of others
         description = {layout.part.name: dataclasses.asdict(sizes), "notes": notes}
         atomic_write(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
@@ -148,6 +144,25 @@ def convert(
         parameters=sum(int(np.prod(shape)) for shape in shapes.values()),
         folder=folder,
     )
+
+
+@contextlib.contextmanager
+def _told_by_tensors(source: str, layout: Layout) -> Iterator[None]:
+    """Around what believes the names and shapes of a file that may hold anything.
+
+    Raises:
+      UserError: a tensor is missing, or the shapes make no network.
+    """
+    looks = f"{source} looks like {layout.name}, but"
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(f"{looks} lacks {error.args[0]}; give the whole checkpoint.") from error
+    except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{looks} the shapes of its tensors make no such network ({error}); fetch the "
+            "checkpoint again."
+        ) from error
 
 
 def convert_back(folder: Path, path: Path) -> int:
@@ -169,7 +184,7 @@ def convert_back(folder: Path, path: Path) -> int:
             "give the folder of a converted model."
         )
     layout = layout_named(notes["layout"])
-    tensors = layout.name_map.outward(load_weights(folder / "model.safetensors"))
+    tensors = layout.name_map.outward(load_weights(folder / models.WEIGHTS))
     tensors |= layout.derived(tensors, description)
     save_weights(path, layout.unstrip(tensors))
     return len(tensors)

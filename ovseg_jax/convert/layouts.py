@@ -34,7 +34,7 @@ from ovseg_jax.convert.zsseg_models import (
     prompt_sizes,
     segmenter_sections,
 )
-from ovseg_jax.errors import UserError
+from ovseg_jax.errors import UserError, nearest
 from ovseg_jax.networks.clip import CLIPConfig
 from ovseg_jax.networks.resnet import ResNetConfig
 from ovseg_jax.networks.vit import DinoConfig
@@ -278,5 +278,13 @@ def find_layout(tensors: Tensors, origin: str) -> Layout:
 
 
 def layout_named(name: str) -> Layout:
-    """The layout that a converted model came from."""
-    return next(layout for layout in LAYOUTS if layout.name == name)
+    """The layout that a converted model came from.
+
+    Raises:
+      UserError: none has that name, as where another version converted it.
+    """
+    for layout in LAYOUTS:
+        if layout.name == name:
+            return layout
+    known = (layout.name for layout in LAYOUTS)
+    raise UserError(f"model.json names an unknown layout {name!r}; {nearest(name, known)}")

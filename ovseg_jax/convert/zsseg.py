@@ -16,7 +16,6 @@ from ovseg_jax.errors import UserError
 QUERY_ADAPTER = "clip_adapter."
 REGION_ADAPTER = "_region_clip_adapter."
 
-
 _PROMPT_RULES = (
     rule("prompt_learner.prefix_prompt", "prompt/prefix"),
     rule("prompt_learner.suffix_prompt", "prompt/suffix"),

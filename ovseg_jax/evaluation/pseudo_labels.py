@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipelines.loader import Loader
 from data_pipelines.prepare.images import encode
 from ovseg_jax import models
 from ovseg_jax.errors import UserError
@@ -23,7 +24,7 @@ from ovseg_jax.files import atomic_write
 from ovseg_jax.inference import Protocol, segment_canvases
 from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix
 from ovseg_jax.networks.mask_scores import pseudo_labels
-from ovseg_jax.text.label_space import load_label_space
+from ovseg_jax.text.label_space import LabelSpace, load_label_space
 from ovseg_jax.training.checkpoints import read_config
 from ovseg_jax.training.logs import say
 
@@ -53,13 +54,7 @@ def label_training_pictures(
     """
     config = ConfigDict(read_config(run))
     space = load_label_space(config.vocabulary.label_space)
-    if not space.unseen or any(len(words) > 1 for words in space.classes):
-        raise UserError(
-            f"self-training needs classes without masks and one name for each, but the label space "
-            f"{space.name!r} of {run} has none or several; give another run."
-        )
-    if len(space) > _REJECTED:
-        raise UserError(f"{space.name!r} has {len(space)} classes, more than a label PNG can hold.")
+    _check_space(space, run)
     model = models.load_run(config, run)
     vocabulary = models.create_vocabulary(config, model, "all")
     protocol, classes = Protocol.from_config(config.eval), len(space)
@@ -79,9 +74,7 @@ def label_training_pictures(
             atomic_write(_place(folder, example), encode(new[:height, :width], ".png"))
         return Judgement(labels, jnp.full(len(labels), jnp.nan))
 
-    with_labels = ConfigDict(dict(source=config.data.train.source, transforms=()))
-    batch_size = config.eval.batch_size * jax.process_count()
-    loader = models.create_loader(config, with_labels, batch_size, shuffle=False)
+    loader = _create_loader(config)
     folder.mkdir(parents=True, exist_ok=True)
     pictures, _ = judge_pictures(
         judge,
@@ -97,6 +90,29 @@ def label_training_pictures(
     _, readout = find_readout("detectron2_legacy")
     means = readout.means(over_processes(counts.matrix), space.seen, space.unseen)
     return means | {"pictures": pictures}
+
+
+def _check_space(space: LabelSpace, run: Path) -> None:
+    if not space.unseen or any(len(words) > 1 for words in space.classes):
+        raise UserError(
+            f"self-training needs classes without masks and one name for each, but the label space "
+            f"{space.name!r} of {run} has none or several; give another run."
+        )
+    if len(space) > _REJECTED:
+        raise UserError(
+            f"{space.name!r} has {len(space)} classes, more than a label PNG can hold; give "
+            "another run."
+        )
+
+
+def _create_loader(config: ConfigDict) -> Loader:
+    """The pictures of the training split, once and as they are."""
+    source = config.data.train.source.to_dict()
+    if "subset" in source:  # those without a seen class, too, which were no training pictures
+        source["subset"] = "all"
+    batch_size = config.eval.batch_size * jax.process_count()
+    pictures = ConfigDict(dict(source=source, transforms=()))
+    return models.create_loader(config, pictures, batch_size, shuffle=False)
 
 
 def _place(folder: Path, example: Mapping) -> Path:

@@ -10,11 +10,9 @@ import numpy as np
 
 from ovseg_jax.files import atomic_write
 from ovseg_jax.inference import Protocol
-from ovseg_jax.report.figures import figures, percent
+from ovseg_jax.report.figures import GROUPS, figures, percent
 from ovseg_jax.tables import text_table
 from ovseg_jax.text.label_space import LabelSpace
-
-_GROUPS = ("retrieval", "zero_shot", "regions")  # figures of a result besides those of pixels
 
 
 def describe_protocol(label_space: LabelSpace, protocol: Protocol) -> dict:
@@ -60,7 +58,7 @@ def _without_nan(value):
 def scalars(result: Mapping) -> dict[str, float]:
     """The means of a result by name, those of a group as ``regions/top_1``."""
     named = dict(result)
-    for group in _GROUPS:
+    for group in GROUPS:
         named |= {f"{group}/{name}": value for name, value in result.get(group, {}).items()}
     return {name: value for name, value in named.items() if isinstance(value, float)}
 
@@ -83,10 +81,11 @@ def summary_table(result: Mapping) -> str:
         heading += f", with the oracle '{protocol['oracle']}'"
     header = ["", *(figure.label for figure in shown)]
     lines = [heading, text_table(header, cells, "l" + "r" * len(shown))]
-    for group in _GROUPS:
-        entries = (f"{key} {value:.2f}" for key, value in result.get(group, {}).items())
-        if group in result:
-            lines.append(f"{group}: {', '.join(entries)}")
+    for group in GROUPS:
+        entries = result.get(group, {}).items()
+        named = (f"{k} {v if isinstance(v, int) else percent(v)}" for k, v in entries)
+        if entries:
+            lines.append(f"{group}: {', '.join(named)}")
     if "warning" in result:
         lines.append(f"warning: {result['warning']}")
     return "\n".join(lines)

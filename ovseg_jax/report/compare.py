@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovseg_jax.errors import UserError
-from ovseg_jax.report.figures import FIGURES, number, percent
+from ovseg_jax.report.figures import FIGURES, GROUPS, number, percent
 from ovseg_jax.tables import text_table
 
 _SUBJECT = ("system", "weights", "checkpoint")  # what is compared; the rest is how
 _PLACES = ("data.root",)  # a named data set may lie anywhere
-_GROUPS = ("retrieval", "zero_shot")
 _FIRST = [figure.key for figure in FIGURES]
-_COUNTS = ("images", "unreadable", "pictures")
+_COUNTS = ("images", "unreadable", *GROUPS.values())
 _ADDS = ("boundary",)  # figures of its own, and changes no other
 _NEUTRAL = {"oracle": "", "antialias": False}  # of results that are older than these fields
 _NAMED = 3  # differences that the refusal names
@@ -163,7 +162,7 @@ def _difference(key: str, ours: Any, theirs: Any) -> str:
 
 
 def _figures(result: Mapping) -> Iterator[tuple[str, float]]:
-    groups = {"": result} | {f"{group} ": result.get(group, {}) for group in _GROUPS}
+    groups = {"": result} | {f"{group} ": result.get(group, {}) for group in GROUPS}
     for prefix, group in groups.items():
         for key, value in group.items():
             if (value is None or isinstance(value, int | float)) and key not in _COUNTS:

@@ -30,6 +30,8 @@ FIGURES = (
     Figure("mAcc", "mAcc", "right pixels of each class, mean"),
     Figure("aAcc", "aAcc", "pixels that are right"),
 )
+# Parts of a result besides the figures of pixels, and what each of them counts.
+GROUPS = {"retrieval": "pictures", "zero_shot": "pictures", "regions": "regions"}
 _SETS = ("_seen", "_unseen")
 _DETECTRON2 = {"mAcc": "mACC", "aAcc": "pACC"}
 

@@ -10,11 +10,15 @@ import numpy as np
 
 from ovseg_jax.files import atomic_write_all
 from ovseg_jax.report.colors import picture_colors, png
-from ovseg_jax.report.figures import figures, figures_of_sets, number
+from ovseg_jax.report.figures import GROUPS, figures, figures_of_sets, number
 from ovseg_jax.report.gallery import Example
 from ovseg_jax.report.overlay import paint, present_classes
 
-_FURTHER = {"retrieval": "captions that find their picture", "zero_shot": "single objects"}
+_FURTHER = {
+    "retrieval": "captions that find their picture",
+    "zero_shot": "single objects",
+    "regions": "whose class is among the best names",
+}
 _PAINT = 0.75  # more than over a picture alone, which stands beside
 
 _STYLE = """
@@ -166,11 +170,11 @@ def _figures(result: Mapping) -> str:
         for key, label, meaning in figures(result)
     ]
     cards += [
-        f'<div class="figure">{escape(key)}<b>{_number(value)}</b><small>{meaning}, '
-        f"{result[group]['pictures']} pictures</small></div>"
-        for group, meaning in _FURTHER.items()
+        f'<div class="figure">{escape(key)}<b>{_number(value)}</b><small>{_FURTHER[group]}, '
+        f"{result[group][counted]} {counted}</small></div>"
+        for group, counted in GROUPS.items()
         for key, value in result.get(group, {}).items()
-        if key != "pictures"
+        if key != counted
     ]
     return f'<div class="figures">{"".join(cards)}</div>'
 

@@ -72,6 +72,11 @@ class System(nnx.Module):
         """What trains, and how fast: the first rule that matches counts; without one, frozen."""
         raise NotImplementedError(f"{type(self).__name__}.param_groups")
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """What the paths of frozen parameters begin with that no score depends on."""
+        return ()
+
     def classify(self, batch: dict[str, jax.Array], vocabulary: Vocabulary) -> jax.Array:
         """Logits float32 [B, N] of one region per picture, for systems that name regions."""
         raise NotImplementedError(f"{type(self).__name__}.classify")
@@ -158,6 +163,27 @@ def read_settings(
                 f"{config.system.name} has no field config.system.{field}; {nearest(field, known)}"
             )
     return fields
+
+
+def read_part(config: ConfigDict, name: str, sizes: type, **others: Any) -> Any:
+    """A part of `config.system` as the dataclass of its sizes.
+
+    Args:
+        config: of the run.
+        name: dotted, of the section below `config.system`.
+        sizes: the dataclass.
+        **others: fields that do not stand in the section.
+
+    Raises:
+        UserError: a field that the dataclass lacks, or values that it refuses.
+    """
+    section = config.system
+    for key in name.split("."):
+        section = section[key]
+    try:
+        return sizes(**section, **others)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.system.{name} does not fit the network ({error}).") from error
 
 
 def spread(scores: jax.Array, shape: tuple[int, int], sizes: jax.Array | None = None) -> jax.Array:

@@ -237,6 +237,11 @@ class ZegCLIP(System):
             ParamGroup(rf"^head/layers/(?!{last}/)\d+/(attention|mlp|norm2|norm3)/"),
         )
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """What does not train of these has no path to the masks."""
+        return ("prompts/", "head/")
+
 
 def create(config: ConfigDict, rngs: nnx.Rngs) -> ZegCLIP:
     """Builds the system from a run's config.

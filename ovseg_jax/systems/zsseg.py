@@ -40,7 +40,7 @@ from ovseg_jax.ops.valid_rows import map_valid
 from ovseg_jax.pictures import IMAGENET_MEAN, IMAGENET_STD
 from ovseg_jax.systems.clip import CLIP_BLACK, as_clip_reads, clip_config
 from ovseg_jax.systems.maskformer import BACKBONE_RATE, param_groups
-from ovseg_jax.systems.system import NamedMasks, System, read_settings
+from ovseg_jax.systems.system import NamedMasks, System, read_part, read_settings
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -224,6 +224,11 @@ class ZSSeg(System):
         maskformer = param_groups(backbone_rate=self.config.backbone_rate)
         return (*maskformer, ParamGroup(r"^no_object$"), *prompt)
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """The regions' vector for no object: it does not compete."""
+        return ("region_no_object",)
+
     # --- Prediction --------------------------------------------------------------------------
 
     @property
@@ -359,11 +364,11 @@ def targets(classes: jax.Array, vocabulary: Vocabulary) -> tuple[jax.Array, jax.
 
 def maskformer_config(config: ConfigDict) -> MaskFormerConfig:
     """Reads `config.system.maskformer`: `backbone`, `pixel_decoder`, `predictor` and `layer`."""
-    layer = LayerConfig(**config.layer)
+    layer = read_part(config, "maskformer.layer", LayerConfig)
     return MaskFormerConfig(
-        ResNetConfig(**config.backbone),
-        PixelDecoderConfig(**config.pixel_decoder),
-        PredictorConfig(layer, **config.predictor),
+        read_part(config, "maskformer.backbone", ResNetConfig),
+        read_part(config, "maskformer.pixel_decoder", PixelDecoderConfig),
+        read_part(config, "maskformer.predictor", PredictorConfig, layer=layer),
     )
 
 
@@ -378,7 +383,7 @@ def create(config: ConfigDict, rngs: nnx.Rngs) -> ZSSeg:
     fields = read_settings(config, ZSSegConfig, ("name", "clip", "maskformer"))
     settings = ZSSegConfig(
         clip=clip_config(config.system.clip),
-        maskformer=maskformer_config(config.system.maskformer),
+        maskformer=maskformer_config(config),
         image_mean=tuple(config.image.mean),
         image_std=tuple(config.image.std),
         **fields,

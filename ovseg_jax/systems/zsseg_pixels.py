@@ -22,7 +22,7 @@ from ovseg_jax.ops.resize import resize
 from ovseg_jax.pictures import IMAGENET_MEAN, IMAGENET_STD
 from ovseg_jax.systems.clip import as_clip_reads, clip_config
 from ovseg_jax.systems.maskformer import param_groups
-from ovseg_jax.systems.system import System, read_settings
+from ovseg_jax.systems.system import System, read_part, read_settings
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import ParamGroup
 
@@ -178,8 +178,8 @@ def create(config: ConfigDict, rngs: nnx.Rngs) -> ZSSegPixels:
     fields = read_settings(config, ZSSegPixelsConfig, ("name", "clip", "backbone", "pixel_decoder"))
     settings = ZSSegPixelsConfig(
         clip=clip_config(config.system.clip),
-        backbone=ResNetConfig(**config.system.backbone),
-        pixel_decoder=PixelDecoderConfig(**config.system.pixel_decoder),
+        backbone=read_part(config, "backbone", ResNetConfig),
+        pixel_decoder=read_part(config, "pixel_decoder", PixelDecoderConfig),
         image_mean=tuple(config.image.mean),
         image_std=tuple(config.image.std),
         **fields,

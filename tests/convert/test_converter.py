@@ -206,6 +206,12 @@ def test_the_command(tmp_path, capsys):
     assert "no checkpoint at" in capsys.readouterr().err
 
 
+def test_layouts_of_other_versions_are_named(tmp_path):
+    (tmp_path / "model.json").write_text('{"notes": {"layout": "zseg"}}')
+    with pytest.raises(UserError, match="unknown layout 'zseg'; did you mean 'zsseg'"):
+        convert_back(tmp_path, tmp_path / "back.safetensors")
+
+
 def test_every_layout_is_told_from_the_others():
     for layout in LAYOUTS:
         names = dict.fromkeys(layout.signature, np.zeros(()))

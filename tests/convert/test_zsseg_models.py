@@ -12,10 +12,10 @@ from torch_files import archive, state_dict, tensor
 import ovseg_jax
 from configs.zsseg.coco_stuff import get_config as coco_stuff
 from configs.zsseg.voc import get_config as voc
+from ovseg_jax import models
 from ovseg_jax.convert.converter import convert, convert_back
 from ovseg_jax.convert.layouts import layout_named
 from ovseg_jax.errors import UserError
-from ovseg_jax.models import load_pretrained
 from ovseg_jax.params import abstract_model
 from ovseg_jax.systems import create_system
 from ovseg_jax.weights import load_model_json, load_weights
@@ -177,8 +177,14 @@ def test_a_prompt_without_clip_is_a_part_of_segmenters(tmp_path):
 
 
 @pytest.mark.parametrize("clip", [True, False])
-def test_segmenters_start_from_a_converted_prompt(tmp_path, clip):
+def test_segmenters_start_from_a_converted_prompt(tmp_path, clip, monkeypatch):
     """As `pretrained` of the recipes names it."""
+
+    def zeros(create, seed):  # to draw them takes much longer
+        _, *parts = abstract_model(create)
+        return [{path: np.zeros(leaf.shape, np.float32) for path, leaf in p.items()} for p in parts]
+
+    monkeypatch.setattr(models, "initialize", zeros)
     theirs = released("prompt")
     if not clip:
         theirs = {name: array for name, array in theirs.items() if "prompt_learner" in name}
@@ -187,9 +193,14 @@ def test_segmenters_start_from_a_converted_prompt(tmp_path, clip):
     assert any(path.startswith("clip/") for path in expected) == clip
     for get_config in (coco_stuff, voc):
         config = small(get_config())
-        _, params, _ = abstract_model(lambda rngs, config=config: create_system(config, rngs))
-        empty = {path: np.zeros(leaf.shape, np.float32) for path, leaf in params.items()}
-        params = load_pretrained(empty, tmp_path / "prompt")
+        config.pretrained = str(tmp_path / "prompt")
+        if not clip:
+            with pytest.raises(
+                UserError, match=r"do not train are not there \(clip/.*add the fold"
+            ):
+                models.initialize_model(config)
+            continue
+        _, params, _ = models.initialize_model(config)
         for path, value in expected.items():
             np.testing.assert_array_equal(params[path], value, err_msg=path)
 
@@ -213,4 +224,22 @@ def test_what_a_file_is_called_where_it_does_not_belong(tmp_path):
     theirs["clip_adapter.clip_model.visual.projs"] = theirs["criterion.empty_weight"]
     with pytest.raises(UserError, match=r"no rule: clip_adapter\.clip_model\.visual\.projs"):
         convert(write(tmp_path / "model.pth", theirs), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("criterion.empty_weight", ()),
+        ("sem_seg_head.predictor.query_embed.weight", (5,)),
+        ("sem_seg_head.pixel_decoder.mask_features.weight", (8, 33, 3, 3)),  # 32 groups of 33
+        ("backbone.res3.0.conv1.weight", (5,)),
+        ("clip_adapter.clip_model.visual.positional_embedding", (0, 8)),
+    ],
+)
+def test_shapes_that_make_no_network(tmp_path, name, shape):
+    theirs = released("fixed") | {name: np.zeros(shape, np.float32)}
+    np.savez(tmp_path / "model.npz", **theirs)
+    with pytest.raises(UserError, match="looks like zsseg, but the shapes of its tensors make no"):
+        convert(str(tmp_path / "model.npz"), tmp_path / "model")
     assert not (tmp_path / "model").exists()

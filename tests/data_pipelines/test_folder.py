@@ -123,17 +123,6 @@ def test_missing_folders_and_files(folder):
         source(folder)
 
 
-def test_images_without_a_label_may_be_left_out(folder):
-    write_image(folder / "images" / "zz.png", np.zeros((6, 8, 3), np.uint8))
-    with pytest.raises(UserError, match=r"zz\.png' has no label"):
-        source(folder)
-    names = [pair.name for pair in source(folder, labelled_only=True).pairs]
-    assert names and "zz" not in names
-    (folder / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no image of .* has a label"):
-        FolderSource(str(folder / "images"), str(folder / "empty"), labelled_only=True)
-
-
 @pytest.mark.parametrize("content", [b"", b"not an image"])
 def test_unreadable_files(folder, content):
     for kind in ("labels", "images"):

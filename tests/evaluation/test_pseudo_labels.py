@@ -10,7 +10,9 @@ from PIL import Image
 
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.shapes import ShapesSource
+from ovseg_jax import models
 from ovseg_jax.cli import main
+from ovseg_jax.errors import UserError
 from ovseg_jax.evaluation.pseudo_labels import label_training_pictures
 from ovseg_jax.text.label_space import load_label_space
 
@@ -70,3 +72,17 @@ def test_label_spaces_without_a_split_are_refused(run, tmp_path, capsys):
     assert main(["pseudo-labels", str(run), str(tmp_path / "none")]) == 1
     assert "self-training needs classes without masks" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_pictures_that_were_no_training_pictures_get_labels_too(run, tmp_path, monkeypatch):
+    config = json.loads((run / "config.json").read_text())
+    source = dict(name="with_classes", dataset="voc20", root="voc", split="train", subset="seen")
+    config["data"]["train"]["source"] = source
+    (run / "config.json").write_text(json.dumps(config))
+
+    def create_loader(config, data, *arguments, **options):
+        raise UserError(str(data.source.to_dict()))
+
+    monkeypatch.setattr(models, "create_loader", create_loader)
+    with pytest.raises(UserError, match="'split': 'train', 'subset': 'all'"):
+        label_training_pictures(run, tmp_path / "pseudo")

@@ -32,7 +32,7 @@ def test_oracle_boundaries_and_what_was_there_before_training():
             "mIoU": 40.0,
             "boundary_mIoU": 25.0,
             "training_free": before,
-            "retrieval": {"R@1": 50.0},
+            "retrieval": {"R@1": 50.0, "pictures": 4},
             "warning": "nobody trained it",
         },
         oracle="masks",
@@ -40,4 +40,7 @@ def test_oracle_boundaries_and_what_was_there_before_training():
     assert heading[-1] == "'masks'"
     assert columns == ["mIoU", "Boundary", "mIoU"]
     assert first == ["training-free", "20.00", "–"] and row == ["zegclip", "40.00", "25.00"]
-    assert rest == [["retrieval:", "R@1", "50.00"], ["warning:", "nobody", "trained", "it"]]
+    assert rest == [
+        ["retrieval:", "R@1", "50.00,", "pictures", "4"],
+        ["warning:", "nobody", "trained", "it"],
+    ]

@@ -40,6 +40,8 @@ def test_figures_of_retrieval_are_shown_without_their_counts():
     table = figures_table([run("a", retrieval=retrieval), run("b", retrieval=retrieval)])
     assert "retrieval R@1" in table and "pictures" not in table
     assert table.count("50.00*") == 2
+    regions = [run(name, regions={"top_1": 60.0, "regions": 9}) for name in "ab"]
+    assert "regions top_1" in figures_table(regions) and "9.00" not in figures_table(regions)
 
 
 def test_classes_with_the_largest_differences_come_first():

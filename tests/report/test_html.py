@@ -113,6 +113,14 @@ def test_a_report_without_pictures(tmp_path):
     assert "<b>40.0</b>" in text and "mIoU unseen" not in text  # what has no value is left out
 
 
+def test_figures_besides_those_of_pixels(tmp_path):
+    result = RESULT | {"retrieval": {"R@1": 7.25, "pictures": 4}}
+    result |= {"regions": {"top_1": 61.25, "top_1_unseen": float("nan"), "regions": 9}}
+    text = write_report(tmp_path, result, {}, NAMES).read_text()
+    assert "R@1<b>7.2</b><small>captions that find their picture, 4 pictures<" in text
+    assert "top_1<b>61.2</b><small>whose class is among the best names, 9 regions<" in text
+
+
 def test_boundaries_and_sets_of_classes(tmp_path):
     edges = {"sky": 12.34, "grass & co": None, "<b>lawn": None}
     figures = {f"mAcc{suffix}": 51.5 for suffix in ("", "_seen", "_unseen")} | {"fwIoU": 61.25}

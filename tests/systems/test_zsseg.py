@@ -7,27 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
+from ml_collections import ConfigDict
 
 from ovseg_jax.errors import UserError
-from ovseg_jax.networks.clip import CLIPConfig, TextConfig, ViTConfig
-from ovseg_jax.networks.detr import LayerConfig
-from ovseg_jax.networks.maskformer import MaskFormerConfig, PredictorConfig
-from ovseg_jax.networks.pixel_decoder import PixelDecoderConfig
-from ovseg_jax.networks.resnet import ResNetConfig
 from ovseg_jax.params import merge_model, split_model
-from ovseg_jax.systems.zsseg import ZSSeg, ZSSegConfig, targets
+from ovseg_jax.systems.zsseg import ZSSeg, ZSSegConfig, maskformer_config, targets
 from ovseg_jax.text.vocabulary import Vocabulary
 from ovseg_jax.training.partition import split_trainable
 
 pytestmark = pytest.mark.usefixtures("compiling_fast")
 
-CLIP = CLIPConfig(8, ViTConfig(32, 16, 16, 1, 2), TextConfig(16, 40, 8, 1, 2))
-MASKFORMER = MaskFormerConfig(
-    ResNetConfig((1, 1, 1, 1), stem_width=8, width=4, out_width=8),
-    PixelDecoderConfig(32, 8),
-    PredictorConfig(LayerConfig(16, 2, 16), queries=5, decoder_layers=2),
-)
+CLIP = tiny.clip()
+MASKFORMER = tiny.maskformer()
 
 
 def build(**choices) -> ZSSeg:
@@ -214,3 +207,16 @@ def test_a_prompt_learns_within_the_segmenter():
 def test_mistakes(choices, message):
     with pytest.raises(UserError, match=message):
         ZSSegConfig(CLIP, **choices)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "message"),
+    [
+        ("backbone", {"stem": "deep"}, "maskformer.backbone does not fit .*unknown stem 'deep'"),
+        ("predictor", {"querys": 3}, "maskformer.predictor does not fit .*'querys'"),
+    ],
+)
+def test_mistakes_in_parts_are_named(part, field, message):
+    sizes = tiny.MASKFORMER | {part: tiny.MASKFORMER[part] | field}
+    with pytest.raises(UserError, match=message):
+        maskformer_config(ConfigDict({"system": {"maskformer": sizes}}))

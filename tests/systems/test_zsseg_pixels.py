@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
-from ovseg_jax.networks.clip import CLIPConfig, TextConfig, ViTConfig
 from ovseg_jax.networks.pixel_decoder import PixelDecoderConfig
 from ovseg_jax.networks.resnet import ResNetConfig
 from ovseg_jax.params import merge_model, split_model
@@ -19,9 +19,9 @@ from ovseg_jax.text.vocabulary import Vocabulary
 pytestmark = pytest.mark.usefixtures("compiling_fast")
 
 CONFIG = ZSSegPixelsConfig(
-    CLIPConfig(8, ViTConfig(32, 16, 16, 1, 2), TextConfig(16, 40, 8, 1, 2)),
-    ResNetConfig((1, 1, 1, 1), stem_width=8, width=4, out_width=8),
-    PixelDecoderConfig(32, 8),
+    tiny.clip(),
+    ResNetConfig(**tiny.BACKBONE),
+    PixelDecoderConfig(**tiny.PIXEL_DECODER),
 )
 
 

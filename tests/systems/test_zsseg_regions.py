@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from ovseg_jax.inference import (
@@ -15,11 +16,6 @@ from ovseg_jax.inference import (
     lay_on_canvas,
     segment_canvases,
 )
-from ovseg_jax.networks.clip import CLIPConfig, TextConfig, ViTConfig
-from ovseg_jax.networks.detr import LayerConfig
-from ovseg_jax.networks.maskformer import MaskFormerConfig, PredictorConfig
-from ovseg_jax.networks.pixel_decoder import PixelDecoderConfig
-from ovseg_jax.networks.resnet import ResNetConfig
 from ovseg_jax.ops.masks import inside
 from ovseg_jax.ops.regions import cut_regions, mask_boxes
 from ovseg_jax.pictures import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
@@ -27,20 +23,14 @@ from ovseg_jax.systems import zsseg
 from ovseg_jax.systems.zsseg import ZSSeg, ZSSegConfig
 from ovseg_jax.text.vocabulary import Vocabulary
 
-QUERIES, EMBED = 7, 8
+pytestmark = pytest.mark.usefixtures("compiling_fast")
+
+QUERIES = tiny.MASKFORMER["predictor"]["queries"]
 CONFIG = ZSSegConfig(
-    clip=CLIPConfig(
-        EMBED,
-        ViTConfig(image_size=16, patch_size=8, width=12, layers=1, heads=2),
-        TextConfig(context=5, vocab_size=11, width=8, layers=1, heads=2),
-    ),
-    maskformer=MaskFormerConfig(
-        ResNetConfig(layers=(1, 1, 1, 1), width=4, out_width=8, stem_width=8, multi_grid=()),
-        PixelDecoderConfig(dim=32, mask_dim=8),
-        PredictorConfig(LayerConfig(dim=16, heads=2, hidden=16), QUERIES, decoder_layers=2),
-    ),
+    clip=tiny.clip(),
+    maskformer=tiny.maskformer(),
     class_hidden=8,
-    region_size=16,
+    region_size=32,
 )
 IMAGE = jax.random.normal(jax.random.key(1), (2, 64, 96, 3))
 SIZES = jnp.asarray([(64, 96), (50, 70)])
@@ -59,18 +49,22 @@ def masks(system):
     return jnp.where(shown, system._probabilities(logits, IMAGE.shape[1:3]), 0.0)
 
 
+def choosing(system, **choices) -> ZSSeg:
+    """The system with other settings that change no parameter."""
+    other = nnx.clone(system)
+    other.config = dataclasses.replace(system.config, **choices)
+    return other
+
+
 def leaving(system, masks, count):
     """The system with the threshold that leaves `count` masks of the first picture a region."""
     highest = np.sort(np.asarray(masks[0].max((1, 2))))[::-1]
     threshold = float(np.append(highest, 0.0)[count - 1 : count + 1].mean())
-    config = dataclasses.replace(system.config, mask_threshold=threshold)
-    other = ZSSeg(config, rngs=nnx.Rngs(0))
-    nnx.update(other, nnx.state(system))
-    return other
+    return choosing(system, mask_threshold=threshold)
 
 
 def names(count):
-    rows = jax.random.normal(jax.random.key(2), (count, EMBED))
+    rows = jax.random.normal(jax.random.key(2), (count, tiny.CLIP["embed_dim"]))
     ids = jnp.where(jnp.arange(count) < count - 2, jnp.arange(count), -1)
     rows /= jnp.linalg.norm(rows, axis=-1, keepdims=True)
     return Vocabulary(rows, ids, jnp.arange(count) % 3 > 0)
@@ -88,17 +82,18 @@ def test_regions_are_those_of_looking_at_all_of_them(system, masks, count, monke
         kept = masks[picture] > system.config.mask_threshold
         boxes, valid = mask_boxes(kept)
         np.testing.assert_array_equal(found.valid[picture], valid)
-        crops = cut_regions(pixels[picture], kept, boxes, 16, jnp.zeros(3))
+        crops = cut_regions(pixels[picture], kept, boxes, 32, jnp.zeros(3))
         wanted = jnp.where(valid[:, None], system.clip.encode_image(crops), 1.0)
         np.testing.assert_allclose(found.regions[picture], wanted, atol=2e-5)
 
 
-def test_without_regions_the_scores_are_those_of_the_queries(system):
-    blind = dataclasses.replace(system.config, mask_threshold=1.0)
-    other = ZSSeg(blind, rngs=nnx.Rngs(0))
-    features = other.encode(IMAGE[:1], SIZES[:1])
+def test_without_regions_queries_decide_alone(system):
+    blind, queries = choosing(system, mask_threshold=1.0), choosing(system, ensemble=False)
+    features, vocabulary = blind.encode(IMAGE[:1], SIZES[:1]), names(5)
     assert not features.valid.any()
-    assert np.isfinite(other.predict(IMAGE[:1], names(5))).all()
+    exponents = np.where(vocabulary.seen, CONFIG.ensemble_weight, 1 - CONFIG.ensemble_weight)
+    wanted = queries.scores(features, vocabulary)[..., :3] ** exponents[:3]
+    np.testing.assert_allclose(blind.scores(features, vocabulary)[..., :3], wanted, rtol=1e-5)
 
 
 def decode_at_once(system, features, vocabulary, shape, sizes=None):
