@@ -22,6 +22,7 @@ Tensors = Mapping[str, np.ndarray]
 
 _IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 _CLASS_WEIGHTS = "criterion.empty_weight"
+_VOC_CLASSES = (15, 20)  # seen ones, all; the other published segmenters are of COCO-Stuff
 # Of CLIP's vocabulary: start, full stop, end, padding.
 _SIGNAL_TOKENS = dict(zip(SIGNALS, (49406, FULL_STOP, 49407, 0), strict=True))
 
@@ -81,20 +82,20 @@ def segmenter_sections(tensors: Tensors) -> ConfigDict:
         prefix=prompt.prefix,
         suffix=prompt.suffix,
         query_prompts=int(own_regions),
-        ensemble_weight=0.7 if own_regions else 0.8,
         mask_threshold=0.5,
     )
-    notes = {}
+    notes, voc = {}, own_regions
     if _CLASS_WEIGHTS in tensors:
         weights = tensors[_CLASS_WEIGHTS]
         system["no_object_weight"] = round(float(weights[-1]), 6)
         notes["trained_classes"] = len(weights) - 1
+        voc |= notes["trained_classes"] in _VOC_CLASSES
+    system["ensemble_weight"] = 0.7 if voc else 0.8
     if own_regions:
         templates = "zsseg_single_and_name"
     else:
         templates = "{}" if prompt.width else _fixed_templates(clip)
-    short_side = 512 if own_regions else 640  # VOC's, COCO-Stuff's
-    whole = _whole_pictures(short_side)
+    whole = _whole_pictures(512 if voc else 640)
     return model_sections(system, _IMAGENET, templates, whole, notes=notes)
 
 

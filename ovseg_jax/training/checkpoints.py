@@ -214,8 +214,15 @@ def restore_parameters(workdir: str | Path, which: str = "latest") -> Flat:
 
 
 def read_config(workdir: str | Path) -> dict:
-    """Reads the configuration that a run was started with."""
+    """Reads the configuration that a run was started with.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} has no config.json; it is not the folder of a run.")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); start anew in another --workdir.") from error

@@ -129,6 +129,16 @@ def test_there_and_back(tmp_path, case):
         np.testing.assert_array_equal(back[name], array, err_msg=name)
 
 
+@pytest.mark.parametrize(("classes", "rules"), [(15, (0.7, 512)), (156, (0.8, 640))])
+def test_the_number_of_classes_tells_the_data_set_and_its_rules(tmp_path, classes, rules):
+    theirs = released("fixed")
+    theirs["criterion.empty_weight"] = np.float32([1.0] * classes + [0.1])
+    convert(write(tmp_path / "model.pth", theirs), tmp_path / "model")
+    description = load_model_json(tmp_path / "model")
+    found = description["system"]["ensemble_weight"], description["eval"]["short_side"]
+    assert found == rules
+
+
 @pytest.mark.parametrize(
     ("case", "name"),
     [

@@ -13,6 +13,7 @@ from ovseg_jax.training import mesh as meshes
 from ovseg_jax.training.checkpoints import (
     Checkpoints,
     choose_step,
+    read_config,
     restore_parameters,
     saved_steps,
 )
@@ -94,6 +95,14 @@ def test_a_folder_without_checkpoints(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
         restore_parameters(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "no config.json"), ("{", "is damaged")])
+def test_a_folder_without_a_whole_config(tmp_path, content, said):
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=said):
+        read_config(tmp_path)
 
 
 def test_a_file_in_the_way(tmp_path):
