@@ -90,7 +90,7 @@ def shapes_eval(split: str = "test", size: int = 500) -> ConfigDict:
 def evaluation(**fields) -> ConfigDict:
     """The section `eval`: what recipes rarely change, and the fields of `inference.Protocol`."""
     usual = dict(
-        batch_size=1,  # pictures that each process predicts at once
+        batch_size=1,  # pictures that each device predicts at once
         flip=False,
         dataset="",  # another data set than the recipe's, by its name in data_pipelines.datasets
         root="",  # where that lies; '' = its usual folder below data/

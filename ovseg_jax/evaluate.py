@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.sources.class_masks import ClassMasks
 from ovseg_jax import models
+from ovseg_jax.devices import on_local_devices
 from ovseg_jax.errors import UserError
 from ovseg_jax.evaluation.episodes import episode_space, evaluate_episodes, with_background
 from ovseg_jax.evaluation.oracles import check_oracle
@@ -137,6 +138,7 @@ def evaluate_model(config: ConfigDict, model: Model) -> tuple[dict, dict[str, li
     """
     loader = _create_loader(config)
     _check(config, loader)
+    model = on_local_devices(model)
     # Encoded once, for whichever of the figures need it.
     words = functools.cache(functools.partial(models.create_vocabulary, config, model, "all"))
     episodes = _has_episodes(loader)

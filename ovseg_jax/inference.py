@@ -30,6 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from PIL import Image
 
 from ovseg_jax.decisions import (
@@ -40,6 +42,7 @@ from ovseg_jax.decisions import (
     name_proposals,
     name_regions,
 )
+from ovseg_jax.devices import AXIS, local_mesh
 from ovseg_jax.errors import UserError
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.ops.masks import inside
@@ -413,6 +416,8 @@ def segment(
 ) -> tuple[jax.Array, jax.Array | None]:
     """Segments a batch of canvases; inference's one compiled program.
 
+    All devices of the process share a batch that can be split among them.
+
     Args:
       model: the system and its pixel statistics.
       vocabulary: the names; rows with class id -1 are padding and never predicted.
@@ -439,6 +444,7 @@ def segment(
       UserError: `truth` for a system that proposes no masks, or that sees pictures in windows.
     """
     threshold = np.float32(protocol.threshold) if protocol.threshold else None
+    mesh = local_mesh()
     return compiled_segment(
         model,
         vocabulary,
@@ -453,11 +459,31 @@ def segment(
         protocol=dataclasses.replace(protocol, threshold=float(threshold is not None)),
         label_shape=label_shape,
         with_scores=with_scores,
+        mesh=mesh if mesh.size > 1 and len(pixels) % mesh.size == 0 else None,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("protocol", "label_shape", "with_scores"))
+@functools.partial(jax.jit, static_argnames=("protocol", "label_shape", "with_scores", "mesh"))
 def compiled_segment(
+    *arrays: Any, protocol: Protocol, label_shape: Pair, with_scores: bool, mesh: Mesh | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """`segment` on one device or, with a mesh, a part of the batch on each."""
+    run = functools.partial(
+        _segment, protocol=protocol, label_shape=label_shape, with_scores=with_scores
+    )
+    if mesh:
+        whole, part = P(), P(AXIS)
+        run = jax.shard_map(
+            run,
+            mesh=mesh,
+            in_specs=(whole, whole, part, part, part, whole, part, part, part),
+            out_specs=part,
+            check_vma=False,
+        )
+    return run(*arrays)
+
+
+def _segment(
     model: Model,
     vocabulary: Vocabulary,
     pixels: jax.Array,

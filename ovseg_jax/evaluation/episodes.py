@@ -70,7 +70,7 @@ def evaluate_episodes(
         the class (without one: what exceeds one half); elsewhere neither its threshold nor its
         rule about small areas, both made for pictures of many classes, applies.
       metrics: which of `EPISODE_READOUTS` gives the figures; '' = fusioner.
-      batch_size: pictures that are predicted at once.
+      batch_size: pictures that each device predicts at once.
       report_images: how many of the first pictures to return; of the best and the worst a few.
       total: number of episodes, for the progress bar.
 
@@ -89,13 +89,13 @@ def evaluate_episodes(
         protocol = dataclasses.replace(protocol, threshold=0.0, area=0.0)
     elif not protocol.threshold:
         protocol = dataclasses.replace(protocol, threshold=_ABOVE_HALF)
-    together = batch_size if system.independent_names else 1
+    together = batch_size * jax.local_device_count() if system.independent_names else 1
     words = _Words(vocabulary, together, with_background=not alone)
     found: list[tuple[np.ndarray, dict[str, jax.Array]]] = []
 
     def judge(batch: Batch) -> Judgement:
         asked = [example["class_id"] for example in batch.examples]
-        everywhere = np.pad(asked, (0, batch_size - len(asked)), mode="edge")
+        everywhere = np.pad(asked, (0, len(batch.canvases) - len(asked)), mode="edge")
         candidates = everywhere[:, None] == np.arange(len(space))
         candidates[:, BACKGROUND] = True
         predictions, _ = segment_canvases(

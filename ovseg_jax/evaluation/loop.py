@@ -73,7 +73,7 @@ def judge_pictures(
       examples: `image` uint8 [H, W, 3] and `label` int [H, W] of any sizes; those whose `valid` is
         False are left out.
       protocol: windows and sizes.
-      batch_size: pictures that are predicted at once.
+      batch_size: pictures that each device predicts at once.
       ignore_label: label of pixels that do not count.
       report_images: how many of the first pictures to return; of the best and the worst a few.
       total: number of pictures, for the progress bar.
@@ -84,7 +84,7 @@ def judge_pictures(
     """
     from tqdm import tqdm  # writes to standard error
 
-    gallery = Gallery(report_images)
+    gallery, batch_size = Gallery(report_images), batch_size * jax.local_device_count()
     pictures, before = 0, None
     stream = tqdm(examples, total=total, unit="img", desc="evaluating", disable=None)
     for group in _groups(stream, protocol, batch_size, alike):

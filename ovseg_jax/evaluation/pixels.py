@@ -50,7 +50,7 @@ def evaluate_segmentation(
       metrics: which of `READOUTS` gives the figures; '' = mmseg.
       oracle: one of `ORACLES`, or ''.
       boundary: width of boundaries over the diagonal of a picture, for Boundary IoU; 0 = none.
-      batch_size: pictures that are predicted at once.
+      batch_size: pictures that each device predicts at once.
       report_images: how many of the first pictures to return; of the best and the worst a few.
       total: number of pictures, for the progress bar.
 

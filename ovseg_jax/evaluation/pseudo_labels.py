@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from data_pipelines.loader import Loader
 from data_pipelines.prepare.images import encode
 from ovseg_jax import models
+from ovseg_jax.devices import on_local_devices
 from ovseg_jax.errors import UserError
 from ovseg_jax.evaluation.loop import Batch, Judgement, judge_pictures
 from ovseg_jax.evaluation.processes import over_processes
@@ -55,7 +56,7 @@ def label_training_pictures(
     config = ConfigDict(read_config(run))
     space = load_label_space(config.vocabulary.label_space)
     _check_space(space, run)
-    model = models.load_run(config, run)
+    model = on_local_devices(models.load_run(config, run))
     vocabulary = models.create_vocabulary(config, model, "all")
     protocol, classes = Protocol.from_config(config.eval), len(space)
     seen = jnp.asarray(np.isin(np.arange(classes), space.seen))
