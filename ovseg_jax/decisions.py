@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ovseg_jax.errors import UserError
-from ovseg_jax.networks.mask_scores import overlap_scores, overlaps
-from ovseg_jax.ops.masks import inside
+from ovseg_jax.ops.masks import inside, overlap_scores, overlaps
 from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.text.vocabulary import Vocabulary
 

@@ -97,26 +97,6 @@ def name_scores(
     return ensemble(query_probabilities(query_logits, real), region, seen, weight)
 
 
-def overlaps(both: jax.Array, ours: jax.Array, theirs: jax.Array) -> jax.Array:
-    """Intersection over union of proposals and true masks.
-
-    Args:
-      both: float32 [..., Q, C], pixels in common.
-      ours: float32 [..., Q], pixels of the proposals.
-      theirs: float32 [..., C], pixels of the true masks.
-
-    Returns:
-      float32 [..., Q, C]; 0 where both masks are empty.
-    """
-    union = ours[..., :, None] + theirs[..., None, :] - both
-    return both / jnp.maximum(union, 1.0)
-
-
-def overlap_scores(overlaps: jax.Array) -> jax.Array:
-    """Overlaps float32 [..., Q, C] as shares of their sum: scores that know the truth."""
-    return overlaps / jnp.maximum(overlaps.sum(-1, keepdims=True), 1e-12)
-
-
 def pseudo_labels(
     scores: jax.Array,
     label: jax.Array,

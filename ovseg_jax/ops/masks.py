@@ -1,4 +1,4 @@
-"""Masks of pixels: of the classes of label maps, of the pictures on canvases."""
+"""Masks of pixels: of the classes of label maps, of the pictures on canvases; overlaps."""
 
 import jax
 import jax.numpy as jnp
@@ -23,3 +23,23 @@ def region_masks(labels: jax.Array, classes: jax.Array) -> jax.Array:
     """
     listed = classes[:, :, None, None]
     return (labels[:, None] == listed) & (listed >= 0)
+
+
+def overlaps(both: jax.Array, ours: jax.Array, theirs: jax.Array) -> jax.Array:
+    """Intersection over union of proposals and true masks.
+
+    Args:
+      both: float32 [..., Q, C], pixels in common.
+      ours: float32 [..., Q], pixels of the proposals.
+      theirs: float32 [..., C], pixels of the true masks.
+
+    Returns:
+      float32 [..., Q, C]; 0 where both masks are empty.
+    """
+    union = ours[..., :, None] + theirs[..., None, :] - both
+    return both / jnp.maximum(union, 1.0)
+
+
+def overlap_scores(overlaps: jax.Array) -> jax.Array:
+    """Overlaps float32 [..., Q, C] as shares of their sum: scores that know the truth."""
+    return overlaps / jnp.maximum(overlaps.sum(-1, keepdims=True), 1e-12)

@@ -26,12 +26,11 @@ from ovseg_jax.metrics.confusion import confusion_matrix
 from ovseg_jax.networks.clip import CLIPConfig, TextConfig, VisionTransformer, ViTConfig
 from ovseg_jax.networks.clip_resnet import AttentionPool
 from ovseg_jax.networks.mask_scores import (
-    overlap_scores,
-    overlaps,
     pseudo_labels,
 )
 from ovseg_jax.networks.positions import resize_positions
 from ovseg_jax.ops.images import normalize
+from ovseg_jax.ops.masks import overlap_scores, overlaps
 from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.ops.regions import cut_region, cut_regions, expand_boxes, mask_boxes
 from ovseg_jax.params import merge_model

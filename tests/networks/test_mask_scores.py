@@ -8,8 +8,6 @@ from ovseg_jax.networks.clip import normalize
 from ovseg_jax.networks.mask_scores import (
     cosine_logits,
     name_scores,
-    overlap_scores,
-    overlaps,
     pseudo_labels,
     query_probabilities,
     region_probabilities,
@@ -67,17 +65,6 @@ def test_padded_names_change_nothing():
         scores = name_scores(padded(logits(0)), padded(logits(1)), VALID, seen, real, weight)
         np.testing.assert_allclose(scores[:, :NAMES], expected, rtol=1e-6)
         assert not scores[:, NAMES:].any()
-
-
-def test_overlaps_are_intersections_over_unions():
-    both = jnp.asarray([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
-    found = overlaps(both, jnp.asarray([4.0, 2.0, 0.0]), jnp.asarray([5.0, 2.0]))
-    np.testing.assert_allclose(found, [[0.5, 0], [0, 1], [0, 0]])
-
-
-def test_scores_of_overlaps_are_shares():
-    scores = overlap_scores(jnp.asarray([[0.6, 0.2], [0.0, 0.0]]))
-    np.testing.assert_allclose(scores, [[0.75, 0.25], [0, 0]], rtol=1e-6)
 
 
 def test_pseudo_labels_keep_the_truth_of_seen_classes():
