@@ -133,18 +133,18 @@ def _fit_positions(weights: Flat, shapes: Mapping) -> Flat:
     return {path: fit(path, value) for path, value in weights.items()}
 
 
-def load_pretrained(params: Flat, folder: Path) -> Flat:
+def load_pretrained(shapes: Flat, folder: Path) -> Flat:
     """The parameters (and statistics) of a model folder, as a model takes them.
 
     Args:
-        params: of the model, whatever their values.
+        shapes: of the parameters (and statistics) of the model.
         folder: of a run or a model.
 
     Raises:
         UserError: the folder holds parameters that the model lacks, or of another shape.
     """
-    weights = _fit_positions(load_folder_weights(folder), params)
-    check_fit({path: params[path] for path in weights if path in params}, weights, str(folder))
+    weights = _fit_positions(load_folder_weights(folder), shapes)
+    check_fit({path: shapes[path] for path in weights if path in shapes}, weights, str(folder))
     return weights
 
 
@@ -156,16 +156,17 @@ def initialize_model(config: ConfigDict) -> tuple[nnx.GraphDef, Flat, Flat]:
     Raises:
         UserError: a folder that does not fit, or parameters that do not train in none of them.
     """
-    graphdef, _, _ = abstract_model(_creator(config))
-    params, stats = initialize(_creator(config), config.seed)
+    graphdef, *shapes = abstract_model(_creator(config))
     loaded: Flat = {}
     for name in filter(None, config.pretrained.split(",")):
-        loaded |= load_pretrained({**params, **stats}, model_folder(name.strip()))
-    params, stats = (
-        {path: loaded.get(path, value) for path, value in part.items()} for part in (params, stats)
-    )
+        loaded |= load_pretrained(shapes[0] | shapes[1], model_folder(name.strip()))
     if loaded:
-        _check_frozen(config, merge_model(graphdef, params, stats), params.keys() - loaded.keys())
+        _check_frozen(config, merge_model(graphdef, *shapes), shapes[0].keys() - loaded.keys())
+    drawn = initialize(_creator(config), config.seed, without=loaded.keys())
+    params, stats = (
+        {path: loaded[path] if path in loaded else random[path] for path in part}
+        for part, random in zip(shapes, drawn, strict=True)
+    )
     return graphdef, params, stats
 
 

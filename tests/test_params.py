@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -51,5 +52,11 @@ def test_shapes_without_allocation_and_parameters_by_seed():
     merge_model(graphdef, params, stats)(jnp.ones((1, 2)))
     same, _ = initialize(Net, seed=1)
     other, _ = initialize(Net, seed=2)
+    part, nothing = initialize(Net, seed=1, without={"layers/3/kernel", *stats})
+    assert part.keys() == params.keys() - {"layers/3/kernel"} and not nothing
+    _, by_flax, _ = split_model(Net(nnx.Rngs(jax.random.key(1))))
+    for path in part:
+        np.testing.assert_array_equal(part[path], params[path])
+        np.testing.assert_allclose(by_flax[path], params[path], rtol=1e-6)
     np.testing.assert_array_equal(params["layers/3/kernel"], same["layers/3/kernel"])
     assert (params["layers/3/kernel"] != other["layers/3/kernel"]).all()
