@@ -95,8 +95,9 @@ def check_evaluation(config: ConfigDict) -> None:
 
     Raises:
       UserError: unreadable data, metrics that are unknown or do not go with them, an oracle or
-        boundaries where there is no label of all pixels, an unknown oracle, a width of boundaries
-        out of range, no words for the background of episodes.
+        boundaries where there is no label of all pixels, an unknown oracle or one that the system
+        does not go with, a width of boundaries out of range, no words for the background of
+        episodes.
     """
     _check(config, _create_loader(config))
 
@@ -107,6 +108,11 @@ def _check(config: ConfigDict, loader) -> None:
         raise UserError(
             f"config.eval.boundary is {config.eval.boundary}, but a share of the diagonal is at "
             "least 0 and less than 1; 0.02 is usual."
+        )
+    if config.eval.oracle == "proposals" and not models.abstract_system(config).proposes_masks:
+        raise UserError(
+            f"config.eval.oracle='proposals' names proposed masks, and {config.system.name} "
+            "proposes none; take 'vocabulary' or 'masks'."
         )
     episodes = _has_episodes(loader)
     find_readout(config.eval.metrics, EPISODE_READOUTS if episodes else READOUTS)

@@ -42,7 +42,7 @@ from ovseg_jax.decisions import (
     name_proposals,
     name_regions,
 )
-from ovseg_jax.devices import AXIS, local_mesh
+from ovseg_jax.devices import AXIS
 from ovseg_jax.errors import UserError
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.ops.masks import inside
@@ -413,10 +413,9 @@ def segment(
     candidates: np.ndarray | None = None,
     regions: jax.Array | None = None,
     truth: jax.Array | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Segments a batch of canvases; inference's one compiled program.
-
-    All devices of the process share a batch that can be split among them.
 
     Args:
       model: the system and its pixel statistics.
@@ -434,6 +433,8 @@ def segment(
         of their scores. Other values are no region and get -1. `Protocol.area` does not apply.
       truth: int32 [B, *label_shape], classes by which proposed masks are named; values outside
         [0, N) are none.
+      mesh: of `devices.local_mesh`, whose devices share the pictures: B is a multiple of their
+        number, and the model is on each; None = one device.
 
     Returns:
       Class ids int32 [B, *label_shape], meaningless beyond the original sizes, and the scores
@@ -444,7 +445,6 @@ def segment(
       UserError: `truth` for a system that proposes no masks, or that sees pictures in windows.
     """
     threshold = np.float32(protocol.threshold) if protocol.threshold else None
-    mesh = local_mesh()
     return compiled_segment(
         model,
         vocabulary,
@@ -459,7 +459,7 @@ def segment(
         protocol=dataclasses.replace(protocol, threshold=float(threshold is not None)),
         label_shape=label_shape,
         with_scores=with_scores,
-        mesh=mesh if mesh.size > 1 and len(pixels) % mesh.size == 0 else None,
+        mesh=mesh if mesh and mesh.size > 1 else None,
     )
 
 
@@ -506,7 +506,8 @@ def _segment(
     refined = protocol.pamr_steps and protocol.short_side  # at the size of the labels
     area = math.prod(label_shape if refined else pixels.shape[1:3])
     at_once = max(1, _SCORES_AT_ONCE // (len(pixels) * area))
-    joint = with_scores or protocol.flip or protocol.area or not scores.system.independent_names
+    joint = with_scores or protocol.flip or protocol.area or truth is not None
+    joint = joint or not scores.system.independent_names
     chunks = 1 if joint else math.ceil(names / at_once)
     if regions is not None:
         return name_regions(scores, vocabulary, chunks, rules, regions), None
@@ -675,9 +676,9 @@ def segment_canvases(
     canvases: list[Canvas],
     protocol: Protocol,
     with_scores: bool = False,
-    **known: jax.Array | np.ndarray | None,
+    **options: Any,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Segments canvases of one shape; arguments, `known` among them, and result as in `segment`."""
+    """Segments canvases of one shape; arguments, `options` too, and result as in `segment`."""
     return segment(
         model,
         vocabulary,
@@ -687,7 +688,7 @@ def segment_canvases(
         protocol=protocol,
         label_shape=canvases[0].label_shape,
         with_scores=with_scores,
-        **known,
+        **options,
     )
 
 

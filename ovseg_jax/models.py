@@ -214,14 +214,15 @@ def load_run(config: ConfigDict, workdir: Path, checkpoint: str = "latest") -> M
     """Loads the model of a run or model folder; a `UserError` where nothing was trained yet."""
     load_model_json(workdir)
     whole = (workdir / WEIGHTS).is_file()
-    if not whole and choose_step(workdir, checkpoint) is None and _trains(config):
+    trains = bool(abstract_system(config).param_groups())
+    if trains and not whole and choose_step(workdir, checkpoint) is None:
         raise UserError(f"{workdir} holds no checkpoint; train first, or give another --workdir.")
     return load_model(config, workdir, checkpoint)
 
 
-def _trains(config: ConfigDict) -> bool:
-    """Whether anything in the system trains."""
-    return bool(nnx.eval_shape(lambda: _creator(config)(nnx.Rngs(0))).param_groups())
+def abstract_system(config: ConfigDict) -> System:
+    """The system of a config with shapes for arrays, to ask it what it does."""
+    return merge_model(*abstract_model(_creator(config)))
 
 
 def training_free(config: ConfigDict, model: Model) -> tuple[ConfigDict, Model]:

@@ -306,6 +306,13 @@ def test_the_digest_sees_every_change():
         assert digest(params | changed) != digest(params)
 
 
+def test_proposals_are_asked_of_a_system_that_makes_some():
+    config = tiny.config()
+    config.eval.oracle = "proposals"
+    with pytest.raises(UserError, match="proposed masks, and zegclip proposes none"):
+        check_evaluation(config)
+
+
 def test_another_data_set_by_its_name(tiny_run, tmp_path):
     workdir = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     prepare("voc", tmp_path / "voc", None, 2)

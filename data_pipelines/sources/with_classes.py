@@ -12,7 +12,7 @@ from data_pipelines.sources.labelled import LabelledImages, LabelTable, Pair
 from ovseg_jax.errors import UserError
 from ovseg_jax.text.label_space import LabelSpace
 
-_REJECTED = 255  # in written labels: pixels that do not count
+REJECTED = 255  # in written labels: pixels that do not count
 
 
 class WithClassesSource(LabelledImages):
@@ -66,4 +66,4 @@ def _written(space: LabelSpace) -> LabelTable:
     remedy = (
         f"{space.name} has {len(space)} classes; write the labels anew with ovseg pseudo-labels"
     )
-    return LabelTable.of(classes | {_REJECTED: space.ignore_label}, remedy=remedy)
+    return LabelTable.of(classes | {REJECTED: space.ignore_label}, remedy=remedy)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ovseg_jax.decisions import BACKGROUND
+from ovseg_jax.devices import local_mesh
 from ovseg_jax.evaluation.loop import Batch, Judgement, judge_pictures
 from ovseg_jax.evaluation.processes import over_processes
 from ovseg_jax.evaluation.readouts import EPISODE_READOUTS, EpisodeReadout, find_readout
@@ -99,7 +100,12 @@ def evaluate_episodes(
         candidates = everywhere[:, None] == np.arange(len(space))
         candidates[:, BACKGROUND] = True
         predictions, _ = segment_canvases(
-            model, words.of(asked), batch.canvases, protocol, candidates=candidates
+            model,
+            words.of(asked),
+            batch.canvases,
+            protocol,
+            candidates=candidates,
+            mesh=local_mesh(),
         )
         counted = _count(batch.truth, predictions)
         found.append((np.asarray(asked), counted))

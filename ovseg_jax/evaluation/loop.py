@@ -12,6 +12,8 @@ from ovseg_jax.evaluation.processes import over_processes
 from ovseg_jax.inference import Canvas, Model, Protocol, lay_on_canvas
 from ovseg_jax.report.gallery import Example, Gallery
 
+_WAITING = 16  # batches whose pictures wait for others of their shape
+
 
 class Batch(NamedTuple):
     """Pictures of one canvas and one label shape, filled up to a fixed number.
@@ -104,7 +106,10 @@ def judge_pictures(
 def _groups(
     examples: Iterable[Mapping], protocol: Protocol, batch_size: int, alike: Callable
 ) -> Iterator[list[tuple[Canvas, Mapping]]]:
-    """Collects pictures of one canvas and one label shape; the incomplete groups come last."""
+    """Collects pictures of one canvas and one label shape.
+
+    Incomplete groups come last, or earlier where the pictures of many shapes pile up.
+    """
     waiting: dict[tuple, list] = {}
     for example in examples:
         if not example.get("valid", True):
@@ -115,6 +120,8 @@ def _groups(
         group.append((canvas, example))
         if len(group) == batch_size:
             yield waiting.pop(key)
+        elif sum(map(len, waiting.values())) > _WAITING * batch_size:
+            yield waiting.pop(max(waiting, key=lambda key: len(waiting[key])))
     yield from waiting.values()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import numpy as np
 
+from ovseg_jax.devices import local_mesh
 from ovseg_jax.evaluation.loop import Batch, Judgement, judge_pictures
 from ovseg_jax.evaluation.oracles import check_oracle, known
 from ovseg_jax.evaluation.processes import over_processes
@@ -71,7 +72,12 @@ def evaluate_segmentation(
     def judge(batch: Batch) -> Judgement:
         truth = batch.truth
         predictions, _ = segment_canvases(
-            model, vocabulary, batch.canvases, protocol, **known(oracle, truth, classes, ignore)
+            model,
+            vocabulary,
+            batch.canvases,
+            protocol,
+            mesh=local_mesh(),
+            **known(oracle, truth, classes, ignore),
         )
         matrix, scores = _count(truth, predictions, classes, ignore)
         counts.update(matrix, truth.size)

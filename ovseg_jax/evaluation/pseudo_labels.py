@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 
 from data_pipelines.loader import Loader
 from data_pipelines.prepare.images import encode
+from data_pipelines.sources.with_classes import REJECTED
 from ovseg_jax import models
-from ovseg_jax.devices import on_local_devices
+from ovseg_jax.devices import local_mesh, on_local_devices
 from ovseg_jax.errors import UserError
 from ovseg_jax.evaluation.loop import Batch, Judgement, judge_pictures
 from ovseg_jax.evaluation.processes import over_processes
@@ -28,8 +29,6 @@ from ovseg_jax.networks.mask_scores import pseudo_labels
 from ovseg_jax.text.label_space import LabelSpace, load_label_space
 from ovseg_jax.training.checkpoints import read_config
 from ovseg_jax.training.logs import say
-
-_REJECTED = 255  # stored for pixels without a label
 
 
 def label_training_pictures(
@@ -66,10 +65,12 @@ def label_training_pictures(
     counts = ConfusionState(classes)
 
     def judge(batch: Batch) -> Judgement:
-        _, scores = segment_canvases(model, vocabulary, batch.canvases, protocol, with_scores=True)
+        _, scores = segment_canvases(
+            model, vocabulary, batch.canvases, protocol, with_scores=True, mesh=local_mesh()
+        )
         labels = label(scores[..., :classes], batch.truth, seen)
         counts.update(count(batch.truth, labels, classes, space.ignore_label), labels.size)
-        stored = np.asarray(jnp.where(labels < classes, labels, _REJECTED), np.uint8)
+        stored = np.asarray(jnp.where(labels < classes, labels, REJECTED), np.uint8)
         for example, canvas, new in zip(batch.examples, batch.canvases, stored, strict=False):
             height, width = canvas.original_size
             atomic_write(_place(folder, example), encode(new[:height, :width], ".png"))
@@ -99,7 +100,7 @@ def _check_space(space: LabelSpace, run: Path) -> None:
             f"self-training needs classes without masks and one name for each, but the label space "
             f"{space.name!r} of {run} has none or several; give another run."
         )
-    if len(space) > _REJECTED:
+    if len(space) > REJECTED:
         raise UserError(
             f"{space.name!r} has {len(space)} classes, more than a label PNG can hold; give "
             "another run."
@@ -109,8 +110,9 @@ def _check_space(space: LabelSpace, run: Path) -> None:
 def _create_loader(config: ConfigDict) -> Loader:
     """The pictures of the training split, once and as they are."""
     source = config.data.train.source.to_dict()
-    if "subset" in source:  # those without a seen class, too, which were no training pictures
-        source["subset"] = "all"
+    if source["name"] == "with_classes":
+        # Those without a seen class, too, which were no training pictures; by their true labels.
+        source |= dict(subset="all", labels="")
     batch_size = config.eval.batch_size * jax.process_count()
     pictures = ConfigDict(dict(source=source, transforms=()))
     return models.create_loader(config, pictures, batch_size, shuffle=False)

@@ -116,6 +116,7 @@ def progress_bar(total: int, initial: int = 0, label: str = "train", unit: str =
         delay=1.0 if unit == "B" else 0.0,  # small files are through in an instant
         dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else _BETWEEN_LINES,
+        maxinterval=_BETWEEN_LINES,
         file=sys.stderr,
         disable=jax.process_index() != 0,
     )

@@ -190,7 +190,7 @@ def test_a_prompt_without_clip_is_a_part_of_segmenters(tmp_path):
 def test_segmenters_start_from_a_converted_prompt(tmp_path, clip, monkeypatch):
     """As `pretrained` of the recipes names it."""
 
-    def zeros(create, seed):  # to draw them takes much longer
+    def zeros(create, seed, without):  # to draw them takes much longer
         _, *parts = abstract_model(create)
         return [{path: np.zeros(leaf.shape, np.float32) for path, leaf in p.items()} for p in parts]
 
