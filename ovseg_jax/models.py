@@ -214,8 +214,8 @@ def load_run(config: ConfigDict, workdir: Path, checkpoint: str = "latest") -> M
     """Loads the model of a run or model folder; a `UserError` where nothing was trained yet."""
     load_model_json(workdir)
     whole = (workdir / WEIGHTS).is_file()
-    trains = bool(abstract_system(config).param_groups())
-    if trains and not whole and choose_step(workdir, checkpoint) is None:
+    trained = whole or choose_step(workdir, checkpoint) is not None
+    if not trained and abstract_system(config).param_groups():
         raise UserError(f"{workdir} holds no checkpoint; train first, or give another --workdir.")
     return load_model(config, workdir, checkpoint)
 
