@@ -101,7 +101,7 @@ class System(nnx.Module):
         shape: tuple[int, int],
         sizes: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores of every pixel and name.
+        """Scores of every pixel and name; those of a `mixture` if the system has one.
 
         Args:
             features: what `encode` gave.
@@ -113,7 +113,10 @@ class System(nnx.Module):
         Returns:
             float32 [B, *shape, N]; rows of padding are arbitrary.
         """
-        raise NotImplementedError(f"{type(self).__name__}.decode")
+        mixture = self.mixture(features, vocabulary, shape, sizes)
+        if mixture is None:
+            raise NotImplementedError(f"{type(self).__name__}.decode")
+        return mixture.scores()
 
     def mixture(
         self,

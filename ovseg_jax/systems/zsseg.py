@@ -323,16 +323,6 @@ class ZSSeg(System):
         masks = self._probabilities(features.masks, shape).transpose(0, 2, 3, 1)  # [B, H, W, Q]
         return Mixture(masks, self.scores(features, vocabulary))
 
-    def decode(
-        self,
-        features: Proposals,
-        vocabulary: Vocabulary,
-        shape: tuple[int, int],
-        sizes: jax.Array | None = None,
-    ) -> jax.Array:
-        """Masks times the scores of their names, float32 [B, *shape, N]."""
-        return self.mixture(features, vocabulary, shape, sizes).scores()
-
     def proposals(self, features: Proposals, vocabulary: Vocabulary) -> NamedMasks:
         """The masks of the queries and the name that fits each best."""
         scores = jnp.where(vocabulary.class_ids >= 0, self.scores(features, vocabulary), 0.0)
