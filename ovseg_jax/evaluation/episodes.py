@@ -13,12 +13,11 @@ import jax
 import numpy as np
 
 from ovseg_jax.decisions import BACKGROUND
-from ovseg_jax.devices import local_mesh
-from ovseg_jax.evaluation.loop import Batch, Judgement, judge_pictures
+from ovseg_jax.evaluation.loop import Batch, Judgement, judge_pictures, pictures_at_once
 from ovseg_jax.evaluation.processes import over_processes
 from ovseg_jax.evaluation.readouts import EPISODE_READOUTS, EpisodeReadout, find_readout
 from ovseg_jax.evaluation.results import describe_protocol
-from ovseg_jax.inference import Model, Protocol, segment_canvases
+from ovseg_jax.inference import Model, Protocol
 from ovseg_jax.metrics import few_shot
 from ovseg_jax.report.gallery import Example
 from ovseg_jax.text.label_space import LabelSpace, add_background
@@ -90,7 +89,7 @@ def evaluate_episodes(
         protocol = dataclasses.replace(protocol, threshold=0.0, area=0.0)
     elif not protocol.threshold:
         protocol = dataclasses.replace(protocol, threshold=_ABOVE_HALF)
-    together = batch_size * jax.local_device_count() if system.independent_names else 1
+    together = pictures_at_once(batch_size) if system.independent_names else 1
     words = _Words(vocabulary, together, with_background=not alone)
     found: list[tuple[np.ndarray, dict[str, jax.Array]]] = []
 
@@ -99,14 +98,7 @@ def evaluate_episodes(
         everywhere = np.pad(asked, (0, len(batch.canvases) - len(asked)), mode="edge")
         candidates = everywhere[:, None] == np.arange(len(space))
         candidates[:, BACKGROUND] = True
-        predictions, _ = segment_canvases(
-            model,
-            words.of(asked),
-            batch.canvases,
-            protocol,
-            candidates=candidates,
-            mesh=local_mesh(),
-        )
+        predictions, _ = batch.segment(model, words.of(asked), protocol, candidates=candidates)
         counted = _count(batch.truth, predictions)
         found.append((np.asarray(asked), counted))
         return Judgement(predictions, counted["iou"])

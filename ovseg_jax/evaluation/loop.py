@@ -2,15 +2,17 @@
 
 import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ovseg_jax.devices import local_mesh
 from ovseg_jax.evaluation.processes import over_processes
-from ovseg_jax.inference import Canvas, Model, Protocol, lay_on_canvas
+from ovseg_jax.inference import Canvas, Model, Protocol, lay_on_canvas, segment_canvases
 from ovseg_jax.report.gallery import Example, Gallery
+from ovseg_jax.text.vocabulary import Vocabulary
 
 _WAITING = 16  # batches whose pictures wait for others of their shape
 
@@ -38,6 +40,18 @@ class Batch(NamedTuple):
             label = example["label"]
             target[: label.shape[0], : label.shape[1]] = label
         return cls([example for _, example in group], canvases, jnp.asarray(truth))
+
+    def segment(
+        self, model: Model, vocabulary: Vocabulary, protocol: Protocol, **options: Any
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Segments the canvases on all devices of the process; as `inference.segment_canvases`."""
+        mesh = local_mesh()
+        return segment_canvases(model, vocabulary, self.canvases, protocol, mesh=mesh, **options)
+
+
+def pictures_at_once(batch_size: int) -> int:
+    """Those of a batch, of which each device of the process predicts `batch_size`."""
+    return batch_size * local_mesh().size
 
 
 class Judgement(NamedTuple):
@@ -86,7 +100,7 @@ def judge_pictures(
     """
     from tqdm import tqdm  # writes to standard error
 
-    gallery, batch_size = Gallery(report_images), batch_size * jax.local_device_count()
+    gallery, batch_size = Gallery(report_images), pictures_at_once(batch_size)
     pictures, before = 0, None
     stream = tqdm(examples, total=total, unit="img", desc="evaluating", disable=None)
     for group in _groups(stream, protocol, batch_size, alike):

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import numpy as np
 
-from ovseg_jax.devices import local_mesh
 from ovseg_jax.evaluation.loop import Batch, Judgement, judge_pictures
 from ovseg_jax.evaluation.oracles import check_oracle, known
 from ovseg_jax.evaluation.processes import over_processes
 from ovseg_jax.evaluation.proposals import with_proposals
 from ovseg_jax.evaluation.readouts import Readout, find_readout
 from ovseg_jax.evaluation.results import describe_protocol
-from ovseg_jax.inference import Model, Protocol, segment_canvases
+from ovseg_jax.inference import Model, Protocol
 from ovseg_jax.metrics import mmseg
 from ovseg_jax.metrics.boundary import boundary_confusion, boundary_distance
 from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix, most_confused
@@ -71,13 +70,8 @@ def evaluate_segmentation(
 
     def judge(batch: Batch) -> Judgement:
         truth = batch.truth
-        predictions, _ = segment_canvases(
-            model,
-            vocabulary,
-            batch.canvases,
-            protocol,
-            mesh=local_mesh(),
-            **known(oracle, truth, classes, ignore),
+        predictions, _ = batch.segment(
+            model, vocabulary, protocol, **known(oracle, truth, classes, ignore)
         )
         matrix, scores = _count(truth, predictions, classes, ignore)
         counts.update(matrix, truth.size)

@@ -17,13 +17,13 @@ from data_pipelines.loader import Loader
 from data_pipelines.prepare.images import encode
 from data_pipelines.sources.with_classes import REJECTED
 from ovseg_jax import models
-from ovseg_jax.devices import local_mesh, on_local_devices
+from ovseg_jax.devices import on_local_devices
 from ovseg_jax.errors import UserError
 from ovseg_jax.evaluation.loop import Batch, Judgement, judge_pictures
 from ovseg_jax.evaluation.processes import over_processes
 from ovseg_jax.evaluation.readouts import find_readout
 from ovseg_jax.files import atomic_write
-from ovseg_jax.inference import Protocol, segment_canvases
+from ovseg_jax.inference import Protocol
 from ovseg_jax.metrics.confusion import ConfusionState, confusion_matrix
 from ovseg_jax.networks.mask_scores import pseudo_labels
 from ovseg_jax.text.label_space import LabelSpace, load_label_space
@@ -65,9 +65,7 @@ def label_training_pictures(
     counts = ConfusionState(classes)
 
     def judge(batch: Batch) -> Judgement:
-        _, scores = segment_canvases(
-            model, vocabulary, batch.canvases, protocol, with_scores=True, mesh=local_mesh()
-        )
+        _, scores = batch.segment(model, vocabulary, protocol, with_scores=True)
         labels = label(scores[..., :classes], batch.truth, seen)
         counts.update(count(batch.truth, labels, classes, space.ignore_label), labels.size)
         stored = np.asarray(jnp.where(labels < classes, labels, REJECTED), np.uint8)
