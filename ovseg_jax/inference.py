@@ -95,6 +95,11 @@ class Model:
         """Puts the system together again; meant for inside `jit`."""
         return merge_model(self.graphdef, self.params, self.state)
 
+    def images(self, pixels: jax.Array, sizes: jax.Array) -> jax.Array:
+        """Canvases [B, h, w, 3] normalised, zero beyond the pictures of `sizes` int32 [B, 2]."""
+        shown = inside(sizes, pixels.shape[1:3])[..., None]
+        return jnp.where(shown, normalize(pixels, self.mean, self.std), 0.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -553,8 +558,7 @@ class _Scores:
         self.system, self.protocol = model.system(), protocol
         self.sizes, self.original_sizes = sizes, original_sizes
         shape = pixels.shape[1:3]
-        shown = inside(sizes, shape)[..., None]
-        self.images = jnp.where(shown, normalize(pixels, model.mean, model.std), 0.0)
+        self.images = model.images(pixels, sizes)
         crop = _window_shape(shape, protocol)
         stride = (protocol.stride,) * 2 if protocol.crop else shape
         self.windows = _lay_windows(sizes, shape, crop, stride, _WINDOW_BATCH)

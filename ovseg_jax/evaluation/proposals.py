@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ovseg_jax.inference import Model, Protocol, lay_on_canvas
-from ovseg_jax.ops.images import normalize
-from ovseg_jax.ops.masks import inside
 from ovseg_jax.ops.resize import resize
 from ovseg_jax.report.gallery import Example, Proposal
 from ovseg_jax.text.vocabulary import Vocabulary
@@ -56,11 +54,9 @@ def _propose(
     model: Model, vocabulary: Vocabulary, pixels: jax.Array, sizes: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Masks of the canvases' size, rows and scores of the best proposals, the best first."""
-    system, shape = model.system(), pixels.shape[1:3]
-    shown = inside(sizes, shape)[..., None]
-    images = jnp.where(shown, normalize(pixels, model.mean, model.std), 0.0)
-    found = system.proposals(system.encode(images, sizes), vocabulary)
+    system = model.system()
+    found = system.proposals(system.encode(model.images(pixels, sizes), sizes), vocabulary)
     scores, order = jax.lax.top_k(found.scores, min(_SHOWN, found.scores.shape[1]))
     masks = jnp.take_along_axis(found.masks, order[..., None, None], axis=1)  # [B, K, h, w]
     rows = jnp.take_along_axis(found.rows, order, axis=1)
-    return resize(masks[..., None], shape)[..., 0], rows, scores
+    return resize(masks[..., None], pixels.shape[1:3])[..., 0], rows, scores
