@@ -42,25 +42,26 @@ class ClassRegionsSource(ClassMasks):
         Raises:
           UserError: an unknown data set or split, one without label images, missing files, no pair.
         """
-        source, space = open_labelled(dataset, root, split)
-        classes = space.subset(subset)
-        pairs = class_pairs(source, classes)
+        source, space, pairs = open_pairs(dataset, root, split, subset)
         if per_class:
             pairs = draw_per_class(pairs, per_class)
-        if not len(pairs.images):
-            raise UserError(f"the split {split} of {dataset} has no picture of these classes")
         files = [
             source.pairs[image]._replace(name=f"{source.pairs[image].name}__{class_id}")
             for image, class_id in zip(*pairs, strict=True)
         ]
-        super().__init__(files, pairs.classes, pairs.classes, source.table, classes, source.decode)
+        super().__init__(
+            files, pairs.classes, pairs.classes, source.table, space.subset(subset), source.decode
+        )
 
 
-def open_labelled(dataset: str, root: str, split: str) -> tuple[LabelledImages, LabelSpace]:
-    """The pictures of a data set whose labels show all its classes, and these.
+def open_pairs(
+    dataset: str, root: str, split: str, subset: str
+) -> tuple[LabelledImages, LabelSpace, ClassPairs]:
+    """The pictures of a data set whose labels show all its classes, these, and who has which.
 
     Raises:
-      UserError: an unknown data set or split, one without such labels, missing files.
+      UserError: an unknown data set or split, one without such labels, missing files, no picture of
+        the classes of the subset.
     """
     from data_pipelines.datasets import LabelledDataset, find_dataset  # know the sources by name
 
@@ -69,7 +70,11 @@ def open_labelled(dataset: str, root: str, split: str) -> tuple[LabelledImages, 
         raise UserError(
             f"{found.title} has no labels of all classes; give the source another dataset"
         )
-    return found.open(root, split), load_label_space(found.label_space)
+    source, space = found.open(root, split), load_label_space(found.label_space)
+    pairs = class_pairs(source, space.subset(subset))
+    if not len(pairs.images):
+        raise UserError(f"the split {split} of {dataset} has no picture of these classes")
+    return source, space, pairs
 
 
 def class_pairs(source: LabelledImages, classes: Sequence[int]) -> ClassPairs:

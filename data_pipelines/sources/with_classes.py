@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.sources.class_regions import class_pairs, open_labelled
+from data_pipelines.sources.class_regions import open_pairs
 from data_pipelines.sources.labelled import LabelledImages, LabelTable, Pair
 from ovseg_jax.errors import UserError
 from ovseg_jax.text.label_space import LabelSpace
@@ -37,11 +37,8 @@ class WithClassesSource(LabelledImages):
           UserError: an unknown data set or split, one without label images, missing files, no
             picture of these classes.
         """
-        source, space = open_labelled(dataset, root, split)
-        found = np.unique(class_pairs(source, space.subset(subset)).images)
-        if not len(found):
-            raise UserError(f"the split {split} of {dataset} has no picture of these classes")
-        pairs = [source.pairs[index] for index in found]
+        source, space, found = open_pairs(dataset, root, split, subset)
+        pairs = [source.pairs[index] for index in np.unique(found.images)]
         if labels:
             super().__init__(_relabelled(pairs, Path(labels)), _written(space))
         else:
