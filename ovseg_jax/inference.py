@@ -49,14 +49,14 @@ from ovseg_jax.ops.masks import inside
 from ovseg_jax.ops.mixture import Mixture
 from ovseg_jax.ops.pamr import pamr
 from ovseg_jax.ops.resize import apply_matrices, traced_matrices
-from ovseg_jax.ops.windows import num_windows, window_exists, window_starts
+from ovseg_jax.ops.sliding import WINDOW_BATCH, encode_windows, lay_windows, mean_scores
+from ovseg_jax.ops.windows import num_windows
 from ovseg_jax.params import Flat, merge_model, split_model
 from ovseg_jax.pictures import shortest_edge_size
 from ovseg_jax.text.vocabulary import Vocabulary
 
 Pair = tuple[int, int]  # height, width
 
-_WINDOW_BATCH = 16  # windows that go through the network at once
 _SIZE_BUCKET = 128  # original sizes are padded to a multiple of this many pixels
 _WHOLE_BUCKET = 32  # and so are pictures that go through the network whole
 _SCORES_AT_ONCE = 2**26  # floats; more names than fit are compared in chunks
@@ -259,152 +259,6 @@ def _round_up(number: int, multiple: int) -> int:
     return math.ceil(number / multiple) * multiple
 
 
-class _Windows(NamedTuple):
-    """The windows of a batch of canvases, in equal steps.
-
-    Attributes:
-      corners: int32 [steps, n, 3], canvas, y and x.
-      real: float32 [steps, n], 0 where a smaller picture has no such window or a step is padded.
-      coverage: float32 [B, H, W, 1], windows over each pixel, at least 1.
-      shape: of a window.
-    """
-
-    corners: jax.Array
-    real: jax.Array
-    coverage: jax.Array
-    shape: Pair
-
-
-def _lay_windows(sizes: jax.Array, shape: Pair, crop: Pair, stride: Pair, bound: int) -> _Windows:
-    grids = [
-        _axis_windows(sizes[:, axis], n, c, s)
-        for axis, (n, c, s) in enumerate(zip(shape, crop, stride, strict=True))
-    ]
-    corners, real = _join_axes(*grids)
-    total = len(corners)
-    steps = math.ceil(total / bound)
-    # Equal steps, so that the padding of the last one is as small as it can be.
-    padding = (0, _round_up(total, steps) - total)
-    corners = jnp.pad(corners, (padding, (0, 0))).reshape(steps, -1, 3)
-    real = jnp.pad(real, padding).reshape(steps, -1)
-    rows, columns = (_coverage(*grid, n, c) for grid, n, c in zip(grids, shape, crop, strict=True))
-    return _Windows(corners, real, rows[:, :, None, None] * columns[:, None, :, None], crop)
-
-
-def _encode_windows(
-    encode: Callable, images: jax.Array, sizes: jax.Array, windows: _Windows
-) -> Any:
-    """Features of all windows, a tree with leaves [steps, n, ...]."""
-
-    def step(corners):
-        shown = jnp.clip(sizes[corners[:, 0]] - corners[:, 1:], 0, jnp.asarray(windows.shape))
-        return encode(_cut(images, corners, windows.shape), shown)
-
-    if len(windows.corners) > 1:
-        return jax.lax.map(step, windows.corners)
-    # One step is no loop: XLA's CPU backend runs loop bodies with fewer threads.
-    return jax.tree.map(lambda x: x[None], step(windows.corners[0]))
-
-
-def _mean_scores(decode: Callable, features: Any, windows: _Windows) -> jax.Array:
-    """Scores of the canvases [B, H, W, N], from the features of their windows."""
-
-    def add_step(sums, step):
-        part, corners, real = step
-        scores = decode(part, corners).astype(jnp.float32)
-        return _add_windows(sums, scores * real[:, None, None, None], corners), None
-
-    steps = (features, windows.corners, windows.real)
-    first = jax.tree.map(lambda x: x[0], steps)
-    names = jax.eval_shape(decode, *first[:2]).shape[-1]
-    sums = jnp.zeros((*windows.coverage.shape[:3], names))
-    if len(windows.corners) == 1:
-        sums, _ = add_step(sums, first)
-    else:
-        sums, _ = jax.lax.scan(add_step, sums, steps)
-    return sums / windows.coverage
-
-
-def sliding_scores(
-    predict: Callable[[jax.Array], jax.Array],
-    images: jax.Array,
-    sizes: jax.Array | None = None,
-    *,
-    crop: Pair,
-    stride: Pair,
-    window_batch: int = _WINDOW_BATCH,
-) -> jax.Array:
-    """Mean of the scores of overlapping windows.
-
-    Args:
-      predict: float32 [n, *crop, 3] -> [n, *crop, N].
-      images: float32 [B, H, W, 3], normalised; at least as large as the window.
-      sizes: int32 [B, 2], how much of each image is picture (may be traced); all of it if absent.
-      crop: height and width of a window.
-      stride: pixels between windows, down and across.
-      window_batch: bound on the windows that `predict` sees at once.
-
-    Returns:
-      float32 [B, H, W, N]; meaningless beyond `sizes`.
-    """
-    batch, *shape, _ = images.shape
-    if sizes is None:
-        sizes = jnp.tile(jnp.asarray(shape, jnp.int32), (batch, 1))
-    windows = _lay_windows(sizes, tuple(shape), crop, stride, window_batch)
-    return _mean_scores(
-        lambda corners, _: predict(_cut(images, corners, crop)), windows.corners, windows
-    )
-
-
-def _axis_windows(
-    sizes: jax.Array, length: int, crop: int, stride: int
-) -> tuple[jax.Array, jax.Array]:
-    """Starts int32 [B, n] of the windows of an axis, and which of them its picture has."""
-    count = num_windows(length, crop, stride)
-    options = dict(count=count, crop=crop, stride=stride)
-    starts = jax.vmap(functools.partial(window_starts, **options))(sizes)
-    return starts, jax.vmap(functools.partial(window_exists, **options))(sizes)
-
-
-def _join_axes(
-    rows: tuple[jax.Array, jax.Array], columns: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """Image, y and x of every window int32 [B * ny * nx, 3], and 1.0 where it exists."""
-    (ys, real_rows), (xs, real_columns) = rows, columns
-    shape = (*ys.shape, xs.shape[1])  # [B, ny, nx]
-    corners = [jnp.arange(len(ys))[:, None, None], ys[:, :, None], xs[:, None, :]]
-    corners = jnp.stack([jnp.broadcast_to(part, shape) for part in corners], axis=-1)
-    real = real_rows[:, :, None] & real_columns[:, None, :]
-    return corners.reshape(-1, 3), real.reshape(-1).astype(jnp.float32)
-
-
-def _cut(images: jax.Array, corners: jax.Array, crop: Pair) -> jax.Array:
-    def window(corner):
-        start = (corner[0], corner[1], corner[2], 0)
-        return jax.lax.dynamic_slice(images, start, (1, *crop, images.shape[-1]))[0]
-
-    return jax.vmap(window)(corners)  # [n, *crop, 3]
-
-
-def _add_windows(sums: jax.Array, scores: jax.Array, corners: jax.Array) -> jax.Array:
-    """Adds windows [n, *crop, N] where they were cut; one after the other since they overlap."""
-
-    def add(index, sums):
-        start = (*(corners[index, axis] for axis in range(3)), 0)
-        shape = (1, *scores.shape[1:])
-        old = jax.lax.dynamic_slice(sums, start, shape)
-        return jax.lax.dynamic_update_slice(sums, old + scores[index], start)
-
-    return jax.lax.fori_loop(0, len(scores), add, sums)
-
-
-def _coverage(starts: jax.Array, real: jax.Array, length: int, crop: int) -> jax.Array:
-    """Windows over each entry of an axis: [B, n] -> float32 [B, length], at least 1."""
-    position = jnp.arange(length)
-    inside = (position >= starts[..., None]) & (position < starts[..., None] + crop)
-    return jnp.maximum((inside & real[..., None]).sum(axis=1), 1).astype(jnp.float32)
-
-
 def segment(
     model: Model,
     vocabulary: Vocabulary,
@@ -561,11 +415,11 @@ class _Scores:
         self.images = model.images(pixels, sizes)
         crop = _window_shape(shape, protocol)
         stride = (protocol.stride,) * 2 if protocol.crop else shape
-        self.windows = _lay_windows(sizes, shape, crop, stride, _WINDOW_BATCH)
+        self.windows = lay_windows(sizes, shape, crop, stride, WINDOW_BATCH)
         views = [self.images, _mirror(self.images, sizes)] if protocol.flip else [self.images]
         self.views = len(views)
         self.features = [
-            _encode_windows(self.system.encode, view, sizes, self.windows) for view in views
+            encode_windows(self.system.encode, view, sizes, self.windows) for view in views
         ]
         if protocol.short_side:
             down, across = traced_matrices(shape, sizes, original_sizes, label_shape)
@@ -590,7 +444,7 @@ class _Scores:
 
         if protocol.short_side and (mixtures := self.mixtures(names)):
             return mixtures
-        views = [_mean_scores(decode, features, windows) for features in self.features]
+        views = [mean_scores(decode, features, windows) for features in self.features]
         if not protocol.short_side:
             views[1:] = [_mirror(view, self.sizes) for view in views[1:]]
         if not protocol.pamr_steps:

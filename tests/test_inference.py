@@ -20,10 +20,10 @@ from ovseg_jax.inference import (
     lay_on_canvas,
     resized_size,
     segment_canvases,
-    sliding_scores,
 )
 from ovseg_jax.ops.pamr import pamr
 from ovseg_jax.ops.resize import interpolation_matrix, resize, resize_traced
+from ovseg_jax.ops.sliding import sliding_scores
 from ovseg_jax.ops.windows import num_windows
 from ovseg_jax.text.vocabulary import Vocabulary
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ovseg_jax.inference import sliding_scores
 from ovseg_jax.ops.resize import resize
+from ovseg_jax.ops.sliding import sliding_scores
 from ovseg_jax.parity.model import to_nchw, to_nhwc
 from ovseg_jax.parity.runner import Arrays, Quantity, label_map, output
 

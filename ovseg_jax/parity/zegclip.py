@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 
 from ovseg_jax.convert.clip import text_config, vit_config
 from ovseg_jax.convert.zegclip import ZEGCLIP_MAP
-from ovseg_jax.inference import Model, Protocol, segment, sliding_scores
+from ovseg_jax.inference import Model, Protocol, segment
 from ovseg_jax.losses.masks import NO_CLASS
 from ovseg_jax.networks.clip import CLIPConfig, TextConfig, ViTConfig, normalize
 from ovseg_jax.networks.zegclip import prompted_features
 from ovseg_jax.ops.resize import resize
+from ovseg_jax.ops.sliding import sliding_scores
 from ovseg_jax.params import Flat, merge_model
 from ovseg_jax.parity.model import gradients, load_model, names, tensors, to_nchw, to_nhwc
 from ovseg_jax.parity.runner import (

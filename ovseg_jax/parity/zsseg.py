@@ -25,9 +25,7 @@ from ovseg_jax.convert.zsseg import (
 from ovseg_jax.metrics.confusion import confusion_matrix
 from ovseg_jax.networks.clip import CLIPConfig, TextConfig, VisionTransformer, ViTConfig
 from ovseg_jax.networks.clip_resnet import AttentionPool
-from ovseg_jax.networks.mask_scores import (
-    pseudo_labels,
-)
+from ovseg_jax.networks.mask_scores import pseudo_labels
 from ovseg_jax.networks.positions import resize_positions
 from ovseg_jax.ops.images import normalize
 from ovseg_jax.ops.masks import overlap_scores, overlaps
